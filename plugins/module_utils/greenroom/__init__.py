@@ -1,0 +1,1 @@
+"""Greenroom's library: all logic of the modules and the callback, without AnsibleModule inside."""
