@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ NO_EVIDENCE, NOT_APPLICABLE, NOT_RUN = "no_evidence", "not_applicable", "not_run
 # Ordered from good to bad for the eye of a reader; the gate lets nothing but `pass` through by itself.
 STATUSES = (PASS, FAIL, ERROR, NO_EVIDENCE, NOT_APPLICABLE, NOT_RUN)
 
-# Every key a record may have, in the order in which reports print them. `made` and `run_id` are the callback's.
+# Every key a record may have, in the order in which they are written.
 KEYS = (
     "id", "kind", "phase", "host", "title", "expected", "observed", "unit", "status", "reason",
     "started", "duration_ms", "source", "detail",
@@ -52,13 +53,73 @@ def plain(value: object) -> object:
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted((plain(inner) for inner in value), key=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return str(value)
 
 
+def unproven(observed: object, detail: object = None) -> str | None:
+    """Why a `pass` with this measurement proves nothing: no value, not a number, no samples. None if it proves something."""
+    if observed is None:
+        return "passed without an observed value"
+    if not (finite(observed) and finite(detail)) or observed in ("NaN", "Infinity", "-Infinity"):
+        return "the measured value is not a finite number"
+    samples = detail.get("samples") if isinstance(detail, dict) else None
+    if samples is not None and not (isinstance(samples, (int, float)) and samples > 0):
+        return f"passed on {samples!r} samples"
+    return None
+
+
+COMPARISONS = ("equal", "at_least", "at_most", "contains", "matches", "in")
+
+
+def compare(how: str, expected: object, observed: object) -> bool:
+    """Whether `observed` meets `expected`.
+
+    equal     the same value; a text is never equal to a number, True never to 1
+    at_least, at_most   both are finite numbers (a version or a text is none: convert it where it is read)
+    contains  `expected`, or each member of it if it is a list, is a member of the list or mapping, or a part of the text
+    matches   the whole text matches the regular expression `expected`
+    in        `observed` is a member of the list `expected`
+
+    Raises ValueError for an unknown comparison, TypeError for values it is not made for.
+    """
+    if how == "equal":
+        return _same(expected, observed)
+    if how in ("at_least", "at_most"):
+        for name, value in (("expected", expected), ("observed", observed)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite(value):
+                raise TypeError(f"{how} compares numbers; {name} is {value!r}")
+        return observed >= expected if how == "at_least" else observed <= expected
+    if how == "contains":
+        if not isinstance(observed, (str, list, tuple, dict)):
+            raise TypeError(f"contains looks into a text, list or mapping; observed is {observed!r}")
+        wanted = expected if isinstance(expected, (list, tuple)) else [expected]
+        if not wanted or (isinstance(observed, str) and not all(isinstance(item, str) and item for item in wanted)):
+            raise TypeError(f"contains needs something to look for; expected is {expected!r}")
+        return all(item in observed for item in wanted)
+    if how == "matches":
+        return re.fullmatch(str(expected), str(observed)) is not None
+    if how == "in":
+        if not isinstance(expected, (list, tuple)):
+            raise TypeError(f"in looks into the list of allowed values; expected is {expected!r}")
+        return any(_same(item, observed) for item in expected)
+    raise ValueError(f"unknown comparison {how!r}; one of {', '.join(COMPARISONS)}")
+
+
+def _same(left: object, right: object) -> bool:
+    """Equality that keeps True and 1 apart, at any depth."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(_same(one, other) for one, other in zip(left, right, strict=True))
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
 def record(
-    id: str,  # noqa: A002 - the key is called id
+    id: str,
     status: str,
     expected: object = None,
     observed: object = None,
@@ -75,7 +136,7 @@ def record(
 
     `detail` is a small dict of raw figures, never a secret; `detail.target` tells two measurements of the same id
     on the same host apart (the idle slot, the gateway). `started` is ISO 8601 UTC, `duration_ms` milliseconds.
-    A `pass` that observed NaN or an infinity is turned into `no_evidence`: not a number proves nothing.
+    A `pass` without an observed value, with NaN or an infinity, or with `detail.samples` 0 becomes `no_evidence`: it proves nothing.
 
     Raises ValueError if the id is empty, the status is unknown, or a status other than pass has no reason.
     """
@@ -83,8 +144,8 @@ def record(
         raise ValueError(f"an evidence record needs an id, not {id!r}")
     if status not in STATUSES:
         raise ValueError(f"{id}: unknown status {status!r}; one of {', '.join(STATUSES)}")
-    if status == PASS and not (finite(observed) and finite(detail)):
-        status, reason = NO_EVIDENCE, "the measured value is not a finite number"
+    if status == PASS and (why := unproven(observed, detail)):
+        status, reason = NO_EVIDENCE, why
     if status != PASS and not (isinstance(reason, str) and reason.strip()):
         raise ValueError(f"{id}: status {status} needs a reason")
     if detail is not None and not isinstance(detail, dict):
@@ -105,7 +166,7 @@ class Measurement:
     leaves `no_evidence`: forgetting to decide is not passing.
     """
 
-    def __init__(self, id: str, expected: object = None, unit: str | None = None, host: str | None = None):  # noqa: A002
+    def __init__(self, id: str, expected: object = None, unit: str | None = None, host: str | None = None):
         self.id, self.expected, self.unit, self.host = id, expected, unit, host
         self.observed: object = None
         self.status: str | None = None
@@ -124,7 +185,7 @@ class Measurement:
 
 @contextmanager
 def measured(
-    id: str,  # noqa: A002
+    id: str,
     expected: object = None,
     *,
     unit: str | None = None,
