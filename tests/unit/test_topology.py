@@ -1,0 +1,43 @@
+"""The firewall's rules follow from the contract and the groups, and from nothing else."""
+
+import pytest
+from ansible.module_utils.greenroom import topology
+
+GROUPS = {
+    "gateway": ["g"], "app": ["a1", "a2"], "database": ["d"], "broker": ["d"], "monitoring": ["m"], "restore": ["m"],
+}
+ADDRESSES = {"g": "10.0.0.1", "a1": "10.0.0.2", "a2": "10.0.0.3", "d": "10.0.0.4", "m": "10.0.0.5"}
+SERVICE = {
+    "ports": {"blue": 8101, "green": 8102},
+    "metrics": {"path": "/metrics", "ports": {"blue": 9090, "green": 9091}},
+    "gateway": {"https_port": 443},
+    "dependencies": {"database": {"mode": "installed", "port": 5432}, "broker": {"mode": "installed", "port": 5671}},
+}
+
+
+def rules(host, service=SERVICE):
+    return {rule["port"]: rule["from"] for rule in topology.firewall_rules(service, GROUPS, ADDRESSES, host)}
+
+
+def test_only_the_gateway_is_open_to_everybody():
+    assert rules("g") == {443: [], topology.INTERNAL_PORT: ["10.0.0.2", "10.0.0.3", "10.0.0.1", "10.0.0.5"]}
+    for host in ("a1", "a2", "d", "m"):
+        assert all(sources for sources in rules(host).values())
+
+
+def test_slots_are_for_the_gateway_and_metrics_for_monitoring():
+    assert rules("a1") == {8101: ["10.0.0.1"], 8102: ["10.0.0.1"], 9090: ["10.0.0.5"], 9091: ["10.0.0.5"]}
+
+
+def test_dependencies_are_for_the_app_hosts_and_the_monitor():
+    assert rules("d") == {5432: ["10.0.0.2", "10.0.0.3", "10.0.0.5"], 5671: ["10.0.0.2", "10.0.0.3", "10.0.0.5"]}
+    assert rules("m") == {}
+
+
+@pytest.mark.parametrize("dependencies", [{}, None, {"database": {"mode": "provided", "port": 5432}}])
+def test_what_is_not_installed_opens_no_port(dependencies):
+    assert rules("d", {**SERVICE, "dependencies": dependencies}) == {}
+
+
+def test_a_host_in_two_groups_is_named_once():
+    assert topology.addresses_of(GROUPS, ADDRESSES, "monitoring", "restore") == ["10.0.0.5"]
