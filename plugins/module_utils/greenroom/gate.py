@@ -21,14 +21,13 @@ BLOCKING = (rec.ERROR, rec.FAIL, rec.NO_EVIDENCE)
 _PLACEHOLDER = re.compile(
     r"""\[[^\]]*\] | <[^>]*> | \{\{.*\}\} | \$\{.*\} | \.\.\. | … | \?{2,}     # [name], <tel>, {{ x }}, ${X}, ..., ???
       | (?<![\w-]) (?: todo | tbd | tba | tbc | fixme | xx+ | change[-_ ]?me | change[-_ ]?this | replace[-_ ]?me | placeholder
-                     | fill[-_ ]?in | to\ be\ (?:defined|decided|filled\ in) | example | sample | dummy | foo | bar | lorem
-                     | n/a | none | null | unknown | nobody | someone | test | name | phone | tel | mail | e-mail | date ) (?![\w-])
+                     | fill[-_ ]?in | to\ be\ (?:defined|decided|filled\ in) | example | dummy | lorem ) (?![\w-])
       | (?<![\w-]) your[-_ ] \w+ | 待定 | 待填""",
     re.IGNORECASE | re.VERBOSE,
 )
-# These say nothing when they are all there is, but belong into ordinary sentences.
-_ONLY_ALONE = frozenset(
-    ["none", "null", "unknown", "nobody", "someone", "test", "name", "phone", "tel", "mail", "e-mail", "date", "sample", "n/a", "bar", "foo"]
+# These state nothing when they are all there is; inside a sentence they are ordinary words.
+_EMPTY_WORDS = frozenset(
+    ["none", "null", "n/a", "unknown", "nobody", "someone", "test", "foo", "bar", "name", "phone", "tel", "mail", "e-mail", "date"]
 )
 
 
@@ -45,7 +44,7 @@ def is_placeholder(value: object) -> bool:
     text = str(value).strip()
     if not re.search(r"\w", text):
         return True
-    return any(match.group().lower() not in _ONLY_ALONE or match.group() == text for match in _PLACEHOLDER.finditer(text))
+    return text.lower() in _EMPTY_WORDS or _PLACEHOLDER.search(text) is not None
 
 
 def fault_of(item: object, catalogue: Catalogue | None = None) -> str | None:

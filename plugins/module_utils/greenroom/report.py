@@ -1,0 +1,505 @@
+"""Reports of a run: report.json, report.md, report.html and junit.xml from run.json and evidence.jsonl.
+
+Everything is computed from what the run recorded and from the catalogue; no text says more than the records do. Runs on the control
+node only (PyYAML, Jinja2). `scripts/report [run id]` renders the report of a run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from . import gate
+from . import records as rec
+from .catalogue import Catalogue, CatalogueError, load
+
+PROJECT = Path(__file__).resolve().parents[3]
+TEMPLATES = PROJECT / "plugins" / "callback" / "greenroom_report"
+RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+NOTHING = "\N{EN DASH}"  # stands for a value that is not there
+
+# Phases that a deployment listed as unchanged (a no-op) does not measure again; prepare and verify it does (design: no-op deploy).
+UNCHANGED_IN_NO_OP = ("release", "database", "configure", "load", "protect")
+
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_PERSON, EXIT_BUSY = 0, 2, 3, 4, 75
+VERDICTS = {EXIT_DONE: "pass", EXIT_FAILED: "fail", EXIT_REFUSED: "refused", EXIT_PERSON: "person_needed", EXIT_BUSY: "busy"}
+WORDS = {
+    "pass": "Passed", "fail": "Failed", "refused": "Refused", "person_needed": "A person is needed", "busy": "Busy",
+    "checked": "Checked only", "error": "error", "no_evidence": "no evidence", "not_applicable": "not applicable",
+    "not_run": "not run", "incomplete": "not measured",
+}  # fmt: skip
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` beside `path`, sync it, rename it: a reader sees the old file or the whole new one. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_catalogue(paths: list[str], project: Path = PROJECT) -> tuple[Catalogue, list[str]]:
+    """The project's catalogue and those at `paths` (relative ones start at `project`). Returns (catalogue, faults): a faulty file
+    leaves the project's own entries, so that a report can still be written."""
+    own = project / "catalogue" / "any.yml"
+    wanted = [own, *(found for found in (project / path for path in paths) if found.resolve() != own.resolve())]
+    faults = []
+    for attempt in (wanted, [own]):
+        try:
+            return load(attempt), faults
+        except CatalogueError as error:
+            faults.append(str(error))
+    return Catalogue(), faults
+
+
+def earlier_phases(facts: Mapping) -> dict[str, str]:
+    """Phases proven by an earlier run (phase -> run id): as the run stated them, or those that a no-op leaves alone."""
+    if isinstance(facts.get("earlier"), Mapping):
+        return {str(phase): str(run) for phase, run in facts["earlier"].items()}
+    if facts.get("no_op_of"):
+        return dict.fromkeys(UNCHANGED_IN_NO_OP, str(facts["no_op_of"]))
+    return {}
+
+
+def judge(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: Catalogue) -> dict:
+    """The gate over all phases of the run. A phase that the run did not reach, or in which it stopped before its own gate, is
+    `not_run`, not a blocker for each of its ids."""
+    facts = run.get("facts") or {}
+    reached = [phase["name"] for phase in run.get("phases") or []]
+    gated = {phase for phases in run.get("gated") or [] for phase in phases}
+    excused = {}
+    if run.get("check"):
+        excused = dict.fromkeys(run.get("selected") or [], "check mode changes nothing, so it cannot be measured")
+    elif run.get("exit_status") or run.get("interrupted"):
+        last = reached[-1] if reached else None
+        for phase in run.get("selected") or []:
+            if phase not in reached:
+                excused[phase] = f"the run stopped in phase {last}, before it" if last else "the run stopped before it"
+            elif phase == last and phase not in gated:
+                excused[phase] = "the run stopped in this phase before it was measured"
+    known = {entry.gate_phase for entry in catalogue}
+    phases = [phase for phase in run.get("selected") or [] if phase in known]
+    judged = gate.evaluate(
+        catalogue, evidence, phases, problems=problems, not_applicable=facts.get("not_applicable"), earlier=earlier_phases(facts),
+        hosts=facts.get("hosts"), excused=excused,
+    )  # fmt: skip
+    if not phases:  # an operation without a catalogue phase asks for nothing; then the gate's own complaint is no news
+        judged["blockers"] = [item for item in judged["blockers"] if item["id"] or item["title"] != "the gate itself"]
+        judged["verdict"] = rec.FAIL if judged["blockers"] else rec.PASS
+    return judged
+
+
+def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: Catalogue, previous: Mapping | None = None) -> dict:
+    """The report as data (report.json).
+
+    `run` is the content of run.json, `previous` the report.json of the run to compare with. Exit status 0 and verdict pass always go
+    together: tasks that all succeeded while the evidence is red make exit status 2.
+    """
+    facts = run.get("facts") or {}
+    judged = judge(run, evidence, problems, catalogue)
+    exit_status = run.get("exit_status") or 0
+    failures = list(run.get("failures") or [])
+    if exit_status == EXIT_DONE and (judged["blockers"] or run.get("errors") or run.get("interrupted")):
+        exit_status = EXIT_FAILED
+    shown = [item for item in failures if not item.get("in_evidence")] if judged["blockers"] else failures
+    verdict = VERDICTS.get(exit_status, "fail")
+    if verdict == "pass" and run.get("check"):
+        verdict = "checked"
+    elif verdict == "pass" and judged["verdict"] != rec.PASS:
+        verdict, exit_status = "fail", EXIT_FAILED
+    report = {
+        "run_id": run.get("run_id"), "playbook": run.get("playbook"), "service": facts.get("service"), "version": facts.get("version"),
+        "release": facts.get("release"), "environment": facts.get("environment"), "verdict": verdict, "exit_status": exit_status,
+        "sentence": None, "started": run.get("started"), "finished": run.get("finished"), "duration_s": run.get("duration_s"),
+        "check": bool(run.get("check")), "user": run.get("user"), "control_node": run.get("control_node"), "tags": run.get("tags") or [],
+        "phases": _phases(run, judged, shown, exit_status), "counts": judged["counts"], "required": judged["required"],
+        "passed": judged["passed"], "blockers": judged["blockers"], "failures": shown, "errors": list(run.get("errors") or []),
+        "earlier": earlier_phases(facts), "checklist": judged["results"], "changes": None, "evidence": evidence, "facts": facts,
+    }  # fmt: skip
+    report["sentence"] = sentence(report)
+    if previous:
+        report["changes"] = changes(previous, report)
+    return report
+
+
+def _phases(run: Mapping, judged: Mapping, failures: list, exit_status: int) -> list[dict]:
+    """One dict for each phase of the playbook: name, seconds, verdict, reason, start_s, required, passed, failed tasks included."""
+    earlier = earlier_phases(run.get("facts") or {})
+    ran = {phase["name"]: phase for phase in run.get("phases") or []}
+    listed = []
+    for name in dict.fromkeys([*(run.get("planned") or []), *ran]):
+        mine = [result for result in judged["results"] if result["required"] and result["gate_phase"] == name]
+        blocked = [
+            result for result in judged["results"] if result["gate_phase"] == name
+            and result["status"] in gate.BLOCKING
+        ]  # fmt: skip
+        phase = {
+            "name": name, "seconds": None, "verdict": rec.NOT_RUN, "reason": None, "start_s": None,
+            "required": len(mine), "passed": sum(result["status"] == rec.PASS for result in mine),
+        }  # fmt: skip
+        if name in ran:
+            phase.update(seconds=ran[name]["seconds"], start_s=ran[name]["start_s"], verdict=rec.PASS)
+        failed_here = blocked or (exit_status and any(item.get("phase") == name for item in failures))
+        if failed_here:
+            phase["verdict"] = rec.FAIL
+        elif name in earlier:
+            phase.update(verdict=rec.NOT_RUN, reason=f"unchanged since {earlier[name]}")
+        elif name not in (run.get("selected") or []):
+            phase["reason"] = "not part of this run"
+        elif name not in ran:
+            phase["reason"] = "the run stopped before it"
+        elif any(result["status"] == rec.NOT_RUN for result in mine):
+            phase["verdict"] = "incomplete"
+        listed.append(phase)
+    return listed
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: `0.4 s`, `12 s`, `4 min 05 s`, `1 h 02 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 blocker`, `2 blockers`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def sentence(report: Mapping) -> str:
+    """The verdict in one or two sentences, for somebody who reads nothing else."""
+    facts = report["facts"]
+    what = " ".join(filter(None, (report["service"], str(report["version"]) if report["version"] else None))) or str(report["playbook"])
+    what += f" on {report['environment']}" if report["environment"] else ""
+    blockers = len(report["blockers"]) + len(report["failures"])
+    stopped = next((phase["name"] for phase in reversed(report["phases"]) if phase["verdict"] == rec.FAIL), None)
+    if report["verdict"] == "pass":
+        if facts.get("no_op_of"):
+            start = f"{what}: nothing to do, it is live since {facts['no_op_of']}"
+        elif report["required"]:
+            start = f"{what} is proven"
+        else:
+            return f"{what}: done in {duration(report['duration_s'])}."
+        partial = [phase["name"] for phase in report["phases"] if phase["required"] == 0 and phase["reason"] == "not part of this run"]
+        proved = [phase["name"] for phase in report["phases"] if phase["required"]]
+        limits = f", for {', '.join(proved)} only" if partial else ""
+        return f"{start}{limits}. {report['passed']} of {report['required']} required checks were measured and passed" + (
+            f", {apart} {'does' if apart == 1 else 'do'} not apply." if (apart := report["required"] - report["passed"]) else "."
+        )
+    if report["verdict"] == "checked":
+        return f"{what}: checked without changing anything. This proves nothing about the release."
+    if report["verdict"] == "busy":
+        return f"{what}: somebody else holds the lease. Nothing was touched."
+    if report["verdict"] == "refused":
+        return f"{what}: refused, {counted(blockers, 'blocker')}. Nothing was touched."
+    where = f" in phase {stopped}" if stopped else ""
+    if report["verdict"] == "person_needed":
+        return f"{what}: failed{where}, {counted(blockers, 'blocker')}. A person has to decide what comes next."
+    users = facts.get("users_on")
+    after = f"Users are on {users}." if users else "Users are where they were before this run."
+    return f"{what}: failed{where}, {counted(blockers, 'blocker')}. {after}"
+
+
+def changes(before: Mapping, now: Mapping) -> dict:
+    """What differs between two reports: verdict, version, checks that changed their status, values that moved.
+
+    A number counts as moved when it changed by more than a quarter; anything else when it differs.
+    """
+    old = {item["id"]: item for item in before.get("checklist") or []}
+    found = {
+        "run_id": before.get("run_id"), "verdict": [before.get("verdict"), now["verdict"]],
+        "version": [before.get("version"), now["version"]], "duration_s": [before.get("duration_s"), now["duration_s"]],
+        "phases": {phase["name"]: phase["seconds"] for phase in before.get("phases") or []}, "statuses": [], "values": [],
+        "gone": sorted(set(old) - {item["id"] for item in now["checklist"]}),
+    }  # fmt: skip
+    for item in now["checklist"]:
+        was = old.get(item["id"])
+        if was is None or was.get("status") != item["status"]:
+            found["statuses"].append({**{key: item[key] for key in ("id", "title", "reason")},
+                                      "before": was and was.get("status"), "now": item["status"]})  # fmt: skip
+        elif item["records"] and _moved(was.get("observed"), item["observed"]):
+            found["values"].append(
+                {"id": item["id"], "title": item["title"], "before": was.get("observed"), "now": item["observed"], "unit": item["unit"]}
+            )
+    return found
+
+
+def _moved(before: object, now: object) -> bool:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (before, now))
+    if numbers:
+        return abs(now - before) > abs(before) / 4
+    return before != now
+
+
+def find_previous(folder: Path, run: Mapping) -> dict | None:
+    """The newest report before this run, of the same playbook, service and environment; runs in check mode do not count."""
+    facts = run.get("facts") or {}
+    for path in sorted((item for item in folder.glob("*/report.json") if RUN_ID.fullmatch(item.parent.name)), reverse=True):
+        if path.parent.is_symlink() or path.parent.name >= str(run.get("run_id")):
+            continue
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        same = all(report.get(key) == facts.get(key) for key in ("service", "environment"))
+        if same and report.get("playbook") == run.get("playbook") and not report.get("check"):
+            return report
+    return None
+
+
+def write(run_dir: Path, project: Path = PROJECT) -> dict:
+    """Render all reports of a run from run.json and evidence.jsonl in `run_dir`; returns the report.
+
+    Raises OSError if something cannot be read or written, ValueError if run.json is no JSON.
+    """
+    run = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    catalogue, faults = load_catalogue(run.get("catalogues") or [], project)
+    run["errors"] = [*(run.get("errors") or []), *faults]
+    path = run_dir / "evidence.jsonl"
+    lines = run.get("evidence_lines")
+    evidence, problems = gate.read_evidence(path, catalogue, lines) if path.exists() or lines else ([], [])
+    complete(evidence, catalogue)
+    report = build(run, evidence, problems, catalogue, find_previous(run_dir.parent, run))
+    report["evidence_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    write_atomically(run_dir / "report.json", json.dumps(rec.plain(report), ensure_ascii=False, indent=1) + "\n")
+    write_atomically(run_dir / "report.md", markdown(report))
+    write_atomically(run_dir / "report.html", html(report))
+    write_atomically(run_dir / "junit.xml", junit(report))
+    return report
+
+
+def complete(evidence: list[dict], catalogue: Catalogue) -> None:
+    """Add phase, title, kind and source from the catalogue to records that lack them."""
+    for item in evidence:
+        entry = catalogue.get(item.get("id"))
+        if entry:
+            for key, value in (("phase", entry.phase), ("title", entry.title), ("kind", entry.kind), ("source", list(entry.source))):
+                item.setdefault(key, value)
+
+
+def cell(text: object, limit: int = 160) -> str:
+    """`text` safe inside a cell of a Markdown table: one line, nothing in it is markup."""
+    return re.sub(r"([\\`*_\[\]<>|~#!&])", r"\\\1", gate.shorten(text, limit)) if text is not None else NOTHING
+
+
+def show(value: object, unit: str | None = None) -> str:
+    """A measured value as a reader wants it: yes, no, a number, a list of short texts."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, float):
+        text = f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:,}" if abs(value) >= 100_000 else str(value)
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in value):
+        text = ", ".join(show(item) for item in value) or "none"
+    elif isinstance(value, Mapping) and all(not isinstance(item, (Mapping, list)) for item in value.values()):
+        text = ", ".join(f"{key}: {show(item)}" for key, item in value.items()) or "none"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return f"{text} {unit}" if unit else text
+
+
+def markdown(report: Mapping) -> str:
+    """The report as Markdown: verdict, facts, phases, blockers, checklist."""
+    lines = [f"# {WORDS[report['verdict']]}: {cell(report['sentence'], 400)}", ""]
+    lines += [f"- {name}: {cell(value)}" for name, value in facts_of(report)]
+    lines += ["", "## Phases", "", "| phase | seconds | verdict | checks | |", "|---|---:|---|---|---|"]
+    for phase in report["phases"]:
+        seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.0f}"
+        checks = f"{phase['passed']} of {phase['required']}" if phase["required"] else ""
+        verdict = WORDS[phase["verdict"]].lower()
+        lines.append(f"| {cell(phase['name'])} | {seconds} | {verdict} | {checks} | {cell(phase['reason'] or '')} |")
+    if report["blockers"] or report["failures"] or report["errors"]:
+        lines += ["", "## Blockers", ""]
+        lines += [f"- {cell(gate.describe(item), 600)}" for item in report["blockers"]]
+        lines += [f"- {cell(failure_line(item), 600)}" for item in report["failures"]]
+        lines += [f"- Greenroom itself: {cell(error, 600)}" for error in report["errors"]]
+    if report["changes"]:
+        lines += ["", f"## Changed since {report['changes']['run_id']}", ""]
+        lines += [
+            f"- {cell(item['id'])}: {WORDS.get(item['before'], 'new').lower()} → {WORDS[item['now']].lower()}"
+            for item in report["changes"]["statuses"]
+        ]
+        lines += [
+            f"- {cell(item['id'])}: {cell(show(item['before'], item['unit']))} → {cell(show(item['now'], item['unit']))}"
+            for item in report["changes"]["values"]
+        ]
+        if not report["changes"]["statuses"] and not report["changes"]["values"]:
+            lines.append("Nothing.")
+    lines += ["", "## Checklist"]
+    for phase in dict.fromkeys(item["phase"] for item in report["checklist"]):
+        lines += ["", f"### {cell(phase)}", "", "| status | requirement | expected | observed | reason |", "|---|---|---|---|---|"]
+        for item in report["checklist"]:
+            if item["phase"] == phase:
+                lines.append(
+                    f"| {WORDS[item['status']].lower()} | {cell(item['title'], 300)} ({cell(item['id'])}) | {cell(show(item['expected']))} "
+                    f"| {cell(show(item['observed'], item['unit']))} | {cell(item['reason'] or '', 300)} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def facts_of(report: Mapping) -> list[tuple[str, str]]:
+    """What a run was, as (name, text) pairs; what nobody stated is left out."""
+    facts = report["facts"]
+    pairs = [
+        ("Service", report["service"]), ("Version", report["version"]), ("Release", report["release"]),
+        ("Commit", facts.get("commit")), ("Environment", report["environment"]), ("Unchanged since", facts.get("no_op_of")),
+        ("Started", when(report["started"])), ("Took", duration(report["duration_s"])),
+        ("Started by", " on ".join(filter(None, (report["user"], report["control_node"])))), ("Approved by", facts.get("approved_by")),
+        ("Reason", facts.get("reason")), ("Playbook", report["playbook"]),
+        ("Tags", ", ".join(report["tags"]) if report["tags"] not in ([], ["all"]) else None),
+        ("Mode", "check: nothing was changed" if report["check"] else None), ("Exit status", report["exit_status"]),
+        ("Run", report["run_id"]),
+    ]  # fmt: skip
+    return [(name, str(value)) for name, value in pairs if value not in (None, "")]
+
+
+def when(stamp: str | None) -> str | None:
+    """An ISO 8601 time in UTC as a person reads it, `2026-11-20 09:12:44 UTC`."""
+    if not stamp:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(stamp).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return stamp
+
+
+def failure_line(failure: Mapping) -> str:
+    """A failed task as one line."""
+    where = f" ({failure['where']})" if failure.get("where") else ""
+    return f"{failure.get('host')}: task \"{failure.get('task')}\"{where}: {failure.get('reason')}"
+
+
+def junit(report: Mapping) -> str:
+    """The checklist as JUnit XML: a suite for each phase, and one for tasks that failed without evidence."""
+    root = ElementTree.Element("testsuites", name=f"greenroom {report['run_id']}", time=f"{report['duration_s'] or 0:.3f}")
+    groups = {phase: [] for phase in dict.fromkeys(item["phase"] for item in report["checklist"])}
+    for item in report["checklist"]:
+        groups[item["phase"]].append(item)
+    for phase, items in groups.items():
+        bad = [item for item in items if item["status"] in (rec.FAIL, rec.NO_EVIDENCE)]
+        broken = [item for item in items if item["status"] == rec.ERROR]
+        idle = [item for item in items if item["status"] in (rec.NOT_RUN, rec.NOT_APPLICABLE)]
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=phase, tests=str(len(items)), failures=str(len(bad)), errors=str(len(broken)), skipped=str(len(idle))
+        )
+        for item in items:
+            seconds = sum(one.get("duration_ms") or 0 for one in item["records"]) / 1000
+            case = ElementTree.SubElement(suite, "testcase", classname=f"greenroom.{phase}", name=item["id"], time=f"{seconds:.3f}")
+            tag = {rec.FAIL: "failure", rec.NO_EVIDENCE: "failure", rec.ERROR: "error"}.get(item["status"], "skipped")
+            if item["status"] != rec.PASS:
+                fault = ElementTree.SubElement(case, tag, message=xml_text(f"{item['status']}: {item['reason']}"))
+                if tag != "skipped":
+                    fault.text = xml_text(f"{item['title']}\nexpected: {show(item['expected'])}\nobserved: {show(item['observed'])}")
+    loose = [*map(failure_line, report["failures"]), *report["errors"]]
+    loose += [gate.describe(item) for item in report["blockers"] if not any(item["id"] == one["id"] for one in report["checklist"])]
+    if loose and report["exit_status"]:
+        total = str(len(loose))
+        suite = ElementTree.SubElement(root, "testsuite", name="run", tests=total, failures="0", errors=total, skipped="0")
+        for number, text in enumerate(loose, 1):
+            case = ElementTree.SubElement(suite, "testcase", classname="greenroom.run", name=f"failure {number}", time="0")
+            ElementTree.SubElement(case, "error", message=xml_text(text))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def xml_text(text: str) -> str:
+    """`text` without the control characters that XML 1.0 cannot hold."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+def _clock(seconds: int) -> str:
+    """Seconds on the time axis: `0`, `30 s`, `1:30`, `1:02:00`."""
+    if seconds < 60:
+        return f"{seconds} s" if seconds else "0"
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def timeline(report: Mapping, width: int = 960, label: int = 110, figures: int = 190, row: int = 30, top: int = 26) -> dict:
+    """Geometry of the timeline: bars of the phases on one time axis, in SVG user units."""
+    ran = [phase for phase in report["phases"] if phase["seconds"] is not None]
+    total = max([report["duration_s"] or 0, *(phase["start_s"] + phase["seconds"] for phase in ran)], default=0) or 1
+    room = width - label - figures
+    before = (report["changes"] or {}).get("phases") or {}
+    step = next(step for step in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 86400) if total / step <= 8 or step == 86400)
+    bars = []
+    for number, phase in enumerate(report["phases"]):
+        bar = {"name": phase["name"], "verdict": phase["verdict"], "y": top + number * row, "x": None, "text": phase["reason"] or "not run"}
+        if phase["seconds"] is not None:
+            checks = f"{phase['passed']} of {phase['required']}" if phase["required"] else ""
+            bar.update(
+                x=label + phase["start_s"] / total * room, width=max(phase["seconds"] / total * room, 2),
+                text="unchanged" if phase["verdict"] == rec.NOT_RUN else duration(phase["seconds"]), checks=checks,
+            )  # fmt: skip
+            if isinstance(before.get(phase["name"]), (int, float)):
+                bar["before"] = min(max(before[phase["name"]] / total * room, 2), room)
+        bars.append(bar)
+    ticks = [{"x": label + at * step / total * room, "text": _clock(at * step)} for at in range(int(total / step) + 1)]
+    height = top + len(bars) * row + 26
+    return {"width": width, "height": height, "row": row, "label": label, "right": width - figures, "bars": bars, "ticks": ticks}
+
+
+def html(report: Mapping) -> str:
+    """The report as one HTML file without any external resource; everything in it is escaped."""
+    import jinja2  # on the control node only
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(show=show, duration=duration)
+    environment.filters.update(shorten=gate.shorten, when=when)
+    groups: dict[str, list] = {}
+    for item in report["checklist"]:
+        whole = [dict.fromkeys(rec.KEYS) | one for one in item["records"]]
+        groups.setdefault(item["phase"], []).append({**item, "records": whole})
+    order = [phase["name"] for phase in report["phases"] if phase["name"] in groups]
+    ran = {item["phase"] for item in report["checklist"] if item["records"]}
+    return environment.get_template("report.html.j2").render(
+        report=report, words=WORDS, facts=facts_of(report), timeline=timeline(report), counted=counted, statuses=rec.STATUSES,
+        groups=[(name, groups[name]) for name in [*order, *(name for name in groups if name not in order)]],
+        opened=ran | {name for name, items in groups.items() if any(item["required"] for item in items)}, failure_line=failure_line,
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Render the report of a run again: `scripts/report [run id or folder]`, without one the newest."""
+    parser = argparse.ArgumentParser(prog="scripts/report", description=main.__doc__)
+    parser.add_argument("run", nargs="?", default="latest")
+    chosen = parser.parse_args(arguments).run
+    folder = Path(os.environ.get("GREENROOM_REPORTS") or PROJECT / "reports")
+    run_dir = Path(chosen) if Path(chosen).is_dir() else folder / chosen
+    try:
+        report = write(run_dir.resolve())
+    except (OSError, ValueError) as error:
+        print(f"report: no report can be made from {run_dir}: {error}. Known runs: see {folder}", file=sys.stderr)
+        return 1
+    print(f"{WORDS[report['verdict']]}: {report['sentence']}\n{run_dir / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
