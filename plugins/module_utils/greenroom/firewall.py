@@ -1,0 +1,114 @@
+"""The firewall's own nftables table: compare what is loaded with what a file asks for, load it, go back by itself.
+
+What the file asks for is found out by loading it in an empty network namespace and listing it there, so that the kernel's own words are compared
+with the kernel's own words: no baseline that somebody could forget to renew. Standard library only; needs root, nft and unshare (util-linux).
+Source of the rule: runbook 001 §1.1 and §9.2 (only the necessary ports).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+FAMILY, TABLE = "inet", "greenroom"
+REVERT_UNIT = "greenroom-firewall-revert"
+
+
+class FirewallError(RuntimeError):
+    """nft or systemd refused; the message carries their own words."""
+
+
+def _run(argv: list[str], **options) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30, **options)
+    except FileNotFoundError:
+        raise FirewallError(f"{argv[0]} is not installed: apt-get install nftables util-linux") from None
+    if done.returncode:
+        raise FirewallError(f"{' '.join(argv[:4])}: {done.stderr.strip() or done.stdout.strip() or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+def plain(listing: str) -> list:
+    """The rules of an nft JSON listing without what changes by itself: counters, handles, the tool's own version."""
+
+    def strip(value):
+        if isinstance(value, dict):
+            return {key: strip(inner) for key, inner in value.items() if key not in ("handle", "packets", "bytes")}
+        return [strip(inner) for inner in value] if isinstance(value, list) else value
+
+    return [strip(item) for item in json.loads(listing)["nftables"] if "metainfo" not in item]
+
+
+def loaded() -> list | None:
+    """The loaded table as `plain` gives it, None if it is not loaded."""
+    tables = json.loads(_run(["nft", "-j", "list", "tables"]))["nftables"]
+    if not any(item.get("table", {}).get("name") == TABLE and item["table"]["family"] == FAMILY for item in tables):
+        return None
+    return plain(_run(["nft", "-j", "list", "table", FAMILY, TABLE]))
+
+
+def wanted(path: str | Path) -> list:
+    """What the file at `path` makes of an empty host, as `plain` gives it. Raises FirewallError where nft refuses the file."""
+    script = 'nft -f "$1" && nft -j list table "$2" "$3"'
+    return plain(_run(["unshare", "--net", "sh", "-c", script, "sh", str(path), FAMILY, TABLE]))
+
+
+def as_text(rules: list | None) -> str:
+    """One rule a line, for a hash or a comparison by eye; empty for no table."""
+    return "".join(json.dumps(item, sort_keys=True) + "\n" for item in rules or [])
+
+
+def write(path: Path, text: str) -> None:
+    """Replace `path` in one step, mode 0600."""
+    beside = path.with_name(f".{path.name}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def load(path: Path, text: str, revert_after_s: int) -> None:
+    """Write `text` to `path` and load it, after a timer has been set that takes back file and table.
+
+    The timer runs on the host, so it needs no connection: if nobody calls `confirm` within `revert_after_s` seconds, the host is as before.
+    A second `load` before that keeps the first one's way back, which is the last state that was proved. 0 sets no timer.
+    """
+    wanted_text = path.with_name(f".{path.name}.wanted")
+    write(wanted_text, text)
+    try:
+        wanted(wanted_text)  # a file that nft refuses changes nothing
+    except FirewallError as error:
+        raise FirewallError(str(error).replace(str(wanted_text), str(path))) from None
+    finally:
+        wanted_text.unlink()
+    previous = path.with_name(f"{path.name}.previous")
+    if revert_after_s and not pending():
+        previous.unlink(missing_ok=True)
+        if path.exists() and loaded() is not None:
+            write(previous, path.read_text())
+        back = (
+            f'if [ -e "{previous}" ]; then nft -f "{previous}" && mv "{previous}" "{path}"; '
+            f'else nft delete table {FAMILY} {TABLE}; rm -f "{path}"; fi'
+        )
+        _run(["systemd-run", "--quiet", "--collect", f"--unit={REVERT_UNIT}", f"--on-active={revert_after_s}", "--timer-property=AccuracySec=1s",
+              "/bin/sh", "-c", back])  # fmt: skip
+    write(path, text)
+    _run(["nft", "-f", str(path)])
+
+
+def pending() -> bool:
+    """Whether a timer waits to take the table back."""
+    return subprocess.run(["systemctl", "is-active", "--quiet", f"{REVERT_UNIT}.timer"], check=False).returncode == 0
+
+
+def confirm(path: Path) -> bool:
+    """The connection is proved: the timer is cancelled. False if there was none left to cancel (it has run, or was never set)."""
+    was = pending()
+    if was:
+        _run(["systemctl", "stop", f"{REVERT_UNIT}.timer"])
+        path.with_name(f"{path.name}.previous").unlink(missing_ok=True)
+    return was
