@@ -1,0 +1,413 @@
+"""Runs a service's own tests away from everything live, and judges what their reports say.
+
+A suite runs in a transient, hardened systemd unit as the service's user, with a time limit. Its environment goes in over standard
+input, so that it stands neither in an argument list nor on a disk. The verdict comes from the reports (JUnit XML; coverage.py's JSON
+or Cobertura XML): an exit status alone proves nothing (runbook weaknesses B36; 001 §5.2, §5.3).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import stat
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from . import records as rec
+
+REPORT_LIMIT = 50 * 1024 * 1024  # bytes; a greater report is refused unread
+TAIL_LINES = 40  # of a suite's output, in the result of a suite that did not pass
+NAMED = 5  # tests that a reason names; the rest are counted
+STOP_SECONDS = 5  # a suite beyond its limit gets this long to end before it is killed
+
+# Reads {"env": …, "argv": …} from standard input and becomes that program, with nothing left to read.
+LAUNCHER = """
+import json, os, sys
+job = json.load(sys.stdin)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+try:
+    os.execvpe(job["argv"][0], job["argv"], job["env"])
+except OSError as error:
+    sys.exit("cannot start %s: %s" % (job["argv"][0], error.strerror))
+"""
+
+# What a unit of tests may not do. `systemd-analyze security` rates it like the service's own units.
+HARDENING = (
+    "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes",
+    "ProtectProc=invisible", "RestrictSUIDSGID=yes", "RestrictRealtime=yes", "RestrictNamespaces=yes", "LockPersonality=yes",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX", "SystemCallArchitectures=native", "CapabilityBoundingSet=", "UMask=0077",
+)  # fmt: skip
+
+
+class ReportError(Exception):
+    """A report that is missing, cut or of another form; says what to do."""
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def read_report(path: str | os.PathLike) -> bytes:
+    """The bytes of a report that an unprivileged process wrote. Raises ReportError unless it is a plain file of sane size:
+    root follows no link out of a folder that somebody else can write to."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ReportError("it was not written") from None
+    except OSError as error:
+        raise ReportError(f"it cannot be read: {error.strerror}") from error
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ReportError("it is no plain file")
+        if found.st_size > REPORT_LIMIT:
+            raise ReportError(f"it has {found.st_size} bytes, more than {REPORT_LIMIT}")
+        return file.read(REPORT_LIMIT)
+
+
+def _xml(data: bytes) -> ElementTree.Element:
+    if re.search(rb"<!\s*(DOCTYPE\s+[^>]*\[|ENTITY)", data):  # entities can make a small file huge; no reporter needs them
+        raise ReportError("it declares entities")
+    try:
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise ReportError(f"it is no whole XML document: {error}") from error
+
+
+def parse_junit(data: bytes) -> dict:
+    """What a JUnit report says: {tests, passed, failures, errors, skipped: int, seconds: float, failed, skips: [name…]}.
+
+    The test cases are counted, not the totals that the file claims. A case is an error, a failure or skipped, in this order; an
+    expected failure (pytest's xfail) is no pass either and counts as skipped. Raises ReportError.
+    """
+    root = _xml(data)
+    if root.tag not in ("testsuites", "testsuite"):
+        raise ReportError(f"it is no JUnit report: its root is {root.tag}")
+    found = {"tests": 0, "passed": 0, "failures": 0, "errors": 0, "skipped": 0, "seconds": 0.0, "failed": [], "skips": []}
+    outcomes: dict[tuple, set] = {}
+    reasons: dict[tuple, str] = {}
+    for number, case in enumerate(root.iter("testcase")):
+        # A test that fails and whose teardown fails too stands twice in pytest's report; a nameless one is always its own.
+        key = (case.get("classname", ""), case.get("name") or f"#{number}")
+        seen = outcomes.setdefault(key, set())
+        for child in case:
+            if child.tag in ("failure", "error", "skipped"):
+                seen.add(child.tag)
+                reasons.setdefault(key, " ".join((child.get("message") or child.get("type") or "").split()))
+        found["seconds"] += _seconds(case.get("time"))
+    for key, seen in outcomes.items():
+        name = "::".join(part for part in key if part)
+        found["tests"] += 1
+        if "error" in seen:
+            found["errors"] += 1
+        elif "failure" in seen:
+            found["failures"] += 1
+        elif "skipped" in seen:
+            found["skipped"] += 1
+        else:
+            found["passed"] += 1
+        if seen & {"error", "failure"}:
+            found["failed"].append(name)
+        elif "skipped" in seen:
+            found["skips"].append(f"{name} ({reasons[key][:120]})" if reasons.get(key) else name)
+    found["seconds"] = round(found["seconds"], 3)
+    return found
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) and value >= 0 else 0.0
+
+
+def parse_coverage(data: bytes, package: str) -> dict:
+    """What a coverage report (coverage.py's JSON, or Cobertura XML) says about `package`, e.g. `example_service`.
+
+    Returns {percent: float, lines, covered, files: int}: line coverage of the package's own files, in percent. Files of other packages
+    and of the tests do not count. Raises ReportError, also if no line of the package was measured.
+    """
+    counted = _coverage_json(data) if data.lstrip()[:1] == b"{" else _coverage_xml(data)
+    parts = package.split(".")
+    own = {name: lines for name, lines in counted.items() if _inside(name, parts)}
+    lines, covered = sum(total for total, _ in own.values()), sum(hit for _, hit in own.values())
+    if not lines:
+        raise ReportError(f"it measured no line of the package {package}")
+    if not 0 <= covered <= lines:
+        raise ReportError(f"it claims {covered} of {lines} lines")
+    return {"percent": round(100 * covered / lines, 2), "lines": lines, "covered": covered, "files": len(own)}
+
+
+def _inside(name: str, package: list[str]) -> bool:
+    parts = list(Path(name.replace("\\", "/")).parts)
+    if parts and parts[-1] == f"{package[-1]}.py":  # the package is one module
+        parts[-1] = package[-1]
+    return any(parts[at : at + len(package)] == package for at in range(len(parts) - len(package) + 1)) and "tests" not in parts
+
+
+def _coverage_json(data: bytes) -> dict[str, tuple[int, int]]:
+    try:
+        files = json.loads(data)["files"]
+        return {str(name): (int(one["summary"]["num_statements"]), int(one["summary"]["covered_lines"])) for name, one in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"it is no coverage report of coverage.py: {type(error).__name__}: {error}") from error
+
+
+def _coverage_xml(data: bytes) -> dict[str, tuple[int, int]]:
+    root = _xml(data)
+    if root.tag != "coverage":
+        raise ReportError(f"it is no Cobertura report: its root is {root.tag}")
+    # File names are relative to one of the sources; with a single one the whole path is known.
+    sources = [source.text.strip() for source in root.iter("source") if source.text]
+    prefix = f"{sources[0]}/" if len(sources) == 1 else ""
+    files: dict[str, dict[str, bool]] = {}
+    for entry in root.iter("class"):
+        seen = files.setdefault(prefix + entry.get("filename", ""), {})
+        for line in entry.iterfind("lines/line"):
+            try:
+                seen[line.get("number", "")] = seen.get(line.get("number", ""), False) or int(line.get("hits", "0")) > 0
+            except ValueError as error:
+                raise ReportError(f"it counts hits that are no number: {line.get('hits')!r}") from error
+    return {name: (len(seen), sum(seen.values())) for name, seen in files.items()}
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def judge_tests(id: str, totals: dict | None, outcome: Mapping, *, allow_skipped: int = 0, missing: str | None = None) -> dict:
+    """The evidence record of one suite.
+
+    totals: what `parse_junit` returned, or None with the cause in `missing`. outcome: {status, timed_out, killed, seconds, limit_s} of
+    the process. It passes only if tests ran, all of them passed, at most `allow_skipped` were skipped and the process ended with 0.
+    """
+    expected = "every test passes, at least 1" + (f", at most {allow_skipped} skipped" if allow_skipped else ", none skipped")
+    detail = {"exit_status": outcome.get("status"), "seconds": outcome.get("seconds")}
+    problems = []
+    if outcome.get("timed_out"):
+        problems.append(f"it was stopped after its time limit of {outcome.get('limit_s')} s (the contract's tests.time_limit_s)")
+    if outcome.get("killed"):
+        problems.append(outcome["killed"])
+    if totals is None:
+        problems.append(f"there is no test report: {missing or 'it was not written'}")
+        observed = f"no test report, exit status {outcome.get('status')}"
+    else:
+        counts = ("tests", "passed", "failures", "errors", "skipped")
+        detail |= {key: totals[key] for key in counts} | {"samples": totals["tests"]}
+        observed = ", ".join(f"{totals[key]} {key}" for key in counts)
+        if not totals["tests"]:
+            problems.append("no test ran")
+        if totals["failed"]:
+            problems.append(f"failed: {_named(totals['failed'])}")
+        if totals["skipped"] > allow_skipped:
+            problems.append(f"{totals['skipped']} skipped, {allow_skipped} allowed: {_named(totals['skips'])}")
+        if totals["skips"]:
+            detail["skips"] = totals["skips"][:50]
+    if not problems and outcome.get("status") != 0:
+        problems.append(f"the tests' process ended with exit status {outcome.get('status')} although its report has no failure")
+    return rec.record(
+        id, rec.FAIL if problems else rec.PASS, expected, observed, reason="; ".join(problems) or None, detail=detail,
+        started=outcome.get("started"), duration_ms=round(1000 * (outcome.get("seconds") or 0), 1),
+    )  # fmt: skip
+
+
+def judge_coverage(id: str, found: dict | None, minimum: float, *, missing: str | None = None, tests_ran: bool = True) -> dict:
+    """The evidence record of a coverage report: `found` as `parse_coverage` returned it, or None with the cause in `missing`."""
+    if found is None:
+        why = f"there is no coverage figure: {missing or 'the report was not written'}; is pytest-cov in the tests' lock file?"
+        return rec.record(id, rec.NO_EVIDENCE, minimum, None, unit="%", reason=why)
+    problems = []
+    if not found["percent"] >= minimum:
+        problems.append(f"{found['covered']} of {found['lines']} lines ran, {minimum:g} % are wanted")
+    if not tests_ran:
+        problems.append("no test ran: importing the package is no coverage")
+    detail = {"lines": found["lines"], "covered": found["covered"], "files": found["files"], "samples": found["lines"]}
+    status = rec.FAIL if problems else rec.PASS
+    return rec.record(id, status, minimum, found["percent"], unit="%", reason="; ".join(problems) or None, detail=detail)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def secret_parts(values: Iterable[str]) -> list[str]:
+    """Every text that must not be shown: the values, and the passwords of those that are URLs. Longest first, none under 6 characters."""
+    parts = set()
+    for value in values:
+        parts.add(str(value))
+        try:
+            password = urlsplit(str(value)).password
+        except ValueError:
+            password = None
+        if password:
+            parts |= {password, unquote(password)}
+    return sorted((part for part in parts if len(part) >= 6), key=len, reverse=True)
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """`text` without the `secrets` (see secret_parts)."""
+    for secret in secrets:
+        text = text.replace(secret, "********")
+    return text
+
+
+def suite_environment(suite: Mapping, directory: str, reports: str, env: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a suite; nothing of the caller's own gets in.
+
+    pytest is told through PYTEST_ADDOPTS where to write its reports; another runner writes them to $GREENROOM_JUNIT and
+    $GREENROOM_COVERAGE.
+    """
+    junit, coverage = f"{reports}/junit.xml", f"{reports}/coverage.json"
+    options = ["-p", "no:cacheprovider", f"--junitxml={junit}"]
+    if suite.get("package"):
+        options += [f"--cov={suite['package']}", f"--cov-report=json:{coverage}"]
+    return {
+        "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "COLUMNS": "300",
+        **{key: str(value) for key, value in {**env, **secrets}.items()},
+        "PATH": f"{directory}/venv/bin:/usr/local/bin:/usr/bin:/bin", "VIRTUAL_ENV": f"{directory}/venv", "PYTHONDONTWRITEBYTECODE": "1",
+        "COVERAGE_FILE": f"{reports}/coverage.data", "PYTEST_ADDOPTS": shlex.join(options),
+        "GREENROOM_JUNIT": junit, "GREENROOM_COVERAGE": coverage,
+    }  # fmt: skip
+
+
+def unit_command(
+    unit: str, user: str, directory: str, reports: str, limit_s: int, *, memory_mb: int, hidden: Iterable[str] = ()
+) -> list[str]:
+    """The argument list of systemd-run for one suite; what it runs and with which environment comes over standard input."""
+    properties = [
+        f"User={user}", f"WorkingDirectory={directory}/src", f"RuntimeMaxSec={limit_s}", f"TimeoutStopSec={STOP_SECONDS}",
+        "KillMode=control-group", "SendSIGKILL=yes", f"MemoryMax={memory_mb}M", "TasksMax=512", f"ReadWritePaths={reports}",
+        *(f"InaccessiblePaths=-{path}" for path in hidden), *HARDENING,
+    ]  # fmt: skip
+    options = [option for value in properties for option in ("-p", value)]
+    return ["systemd-run", "--pipe", "--wait", "--quiet", f"--unit={unit}", *options, "/usr/bin/python3", "-I", "-c", LAUNCHER]
+
+
+def run_process(argv: list[str], job: Mapping, limit_s: float) -> dict:
+    """Run `argv` with `job` as JSON on its standard input. Returns {status, output, seconds, started, timed_out}; never raises for
+    what the program does. The program's own limit should end it; this one is the last resort."""
+    started, clock = rec.utc_now(), time.monotonic()
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    timed_out = False
+    try:
+        output, _ = process.communicate(json.dumps(job).encode(), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        process.kill()
+        output, _ = process.communicate()
+    return {
+        "status": process.returncode, "output": output.decode("utf-8", "replace"), "seconds": round(time.monotonic() - clock, 2),
+        "started": started, "timed_out": timed_out,
+    }  # fmt: skip
+
+
+def unit_result(unit: str) -> str:
+    """systemd's own word for how a unit ended: success, timeout, oom-kill, exit-code, … It is forgotten afterwards."""
+    shown = subprocess.run(["systemctl", "show", "-p", "Result", "--value", unit], capture_output=True, text=True, check=False)
+    subprocess.run(["systemctl", "stop", unit], capture_output=True, check=False)
+    subprocess.run(["systemctl", "reset-failed", unit], capture_output=True, check=False)
+    return shown.stdout.strip()
+
+
+def run_suite(suite: Mapping, job: Mapping) -> dict:
+    """Run one suite in its unit and read its reports.
+
+    suite: {name, command, id, limit_s, allow_skipped, package, coverage_id, coverage_min}; the last three belong together;
+    `with_secrets: false` keeps the job's secrets (the scratch database's address among them) from it.
+    job: {run_id, user, directory, reports, env, secrets, memory_mb, hidden}; `directory` holds venv/ and src/, `reports` is root's folder.
+    Returns {name, status, seconds, evidence: [record…], files: [path…], output: last lines}.
+    """
+    name, limit_s, command = suite["name"], int(suite["limit_s"]), shlex.split(suite["command"])
+    reports = Path(job["reports"]) / name
+    reports.mkdir(mode=0o700)
+    _give(reports, job["user"])
+    env = suite_environment(suite, job["directory"], str(reports), job["env"], job["secrets"] if suite.get("with_secrets", True) else {})
+    unit = f"greenroom-tests-{re.sub(r'[^A-Za-z0-9]+', '-', job['run_id'])}-{name}"
+    argv = unit_command(unit, job["user"], job["directory"], str(reports), limit_s, memory_mb=job["memory_mb"], hidden=job["hidden"])
+    try:
+        outcome = run_process(argv, {"env": env, "argv": command}, limit_s + STOP_SECONDS + 20)
+    finally:
+        result = unit_result(unit)
+    outcome |= {"timed_out": outcome["timed_out"] or result == "timeout", "limit_s": limit_s}
+    # The kernels before cgroup v2 do not tell systemd that the memory limit was the reason.
+    outcome["killed"] = f"its process was killed; its memory limit is {job['memory_mb']} MiB" if result in ("oom-kill", "signal") else None
+    hide = secret_parts(job["secrets"].values())
+    return {**judged(suite, outcome, reports, hide), "name": name, "status": outcome["status"], "seconds": outcome["seconds"]}
+
+
+def _give(path: Path, user: str) -> None:
+    """Make `path` the property of `user`; of nobody else if this process is not root (then it is the user's already)."""
+    if os.geteuid() == 0:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def judged(suite: Mapping, outcome: Mapping, reports: Path, hide: list[str]) -> dict:
+    """Read what a suite left in `reports`, copy it beside that folder, and judge it: {evidence, files, output}."""
+    files, totals, missing = [], None, None
+    try:
+        data = read_report(reports / "junit.xml")
+        files.append(_keep(reports.parent / f"{suite['name']}.junit.xml", data, hide))
+        totals = parse_junit(data)
+    except ReportError as error:
+        missing = str(error)
+    evidence = [judge_tests(suite["id"], totals, outcome, allow_skipped=int(suite.get("allow_skipped") or 0), missing=missing)]
+    if suite.get("coverage_id"):
+        found, missing = None, None
+        try:
+            data = read_report(reports / "coverage.json")
+            files.append(_keep(reports.parent / f"{suite['name']}.coverage.json", data, hide))
+            found = parse_coverage(data, suite["package"])
+        except ReportError as error:
+            missing = str(error)
+        tests_ran = bool(totals and totals["tests"] > totals["skipped"])
+        evidence.append(judge_coverage(suite["coverage_id"], found, float(suite["coverage_min"]), missing=missing, tests_ran=tests_ran))
+    output = masked(outcome["output"], hide)
+    files.append(_keep(reports.parent / f"{suite['name']}.log", output.encode(), []))
+    for item in evidence:
+        if item.get("reason"):
+            item["reason"] = masked(item["reason"], hide)
+        if "skips" in item.get("detail", {}):
+            item["detail"]["skips"] = [masked(text, hide) for text in item["detail"]["skips"]]
+    passed = all(item["status"] == rec.PASS for item in evidence)
+    return {"evidence": evidence, "files": files, "output": [] if passed else output.splitlines()[-TAIL_LINES:]}
+
+
+def _keep(path: Path, data: bytes, hide: Iterable[str]) -> str:
+    """Write a report for fetching, without secrets; the folder is root's, so nobody else can put a link there first."""
+    for secret in hide:
+        data = data.replace(secret.encode(), b"********")
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return str(path)
+
+
+def run_suites(suites: list[Mapping], job: Mapping) -> list[dict]:
+    """Run the suites side by side; the results in the order of `suites`. A suite that cannot be run leaves `error` records."""
+    Path(job["reports"]).mkdir(mode=0o755, parents=True, exist_ok=False)
+
+    def one(suite: Mapping) -> dict:
+        try:
+            return run_suite(suite, job)
+        except Exception as error:
+            reason = masked(f"the tests could not be run: {type(error).__name__}: {error}", secret_parts(job["secrets"].values()))
+            ids = [suite["id"], *([suite["coverage_id"]] if suite.get("coverage_id") else [])]
+            evidence = [rec.record(id, rec.ERROR, reason=reason) for id in ids]
+            return {"name": suite["name"], "status": None, "seconds": 0.0, "evidence": evidence, "files": [], "output": []}
+
+    with ThreadPoolExecutor(max_workers=max(1, len(suites))) as pool:
+        return list(pool.map(one, suites))
