@@ -14,6 +14,7 @@ from pathlib import Path
 from .contract_rules import RULES, Context
 from .contract_secrets import SECRET_RULES
 from .problems import Places, Problem, as_dicts, joined, nearest, split
+from .records import FAIL, NO_EVIDENCE, NOT_APPLICABLE, PASS, record
 
 SLOTS = 2
 MIGRATION_CONNECTIONS = 2  # the migration itself and the session that holds its advisory lock
@@ -84,6 +85,43 @@ def connections_required(contract: dict, app_hosts: int) -> dict:
         "migration": migration,
         "reserve": RESERVED_CONNECTIONS,
     }
+
+
+def evidence(contract: object, markers: object, problems: list[dict]) -> list[dict]:
+    """Evidence records of what a contract states: isolation from production's database (003 L29), the services in scope (003 L19).
+
+    `problems` are those of `validate`. A contract that is no mapping leaves no records: the run is refused anyway.
+    """
+    if not isinstance(contract, dict) or any(problem["path"] == "service" for problem in problems):
+        return []
+    return [_isolation(contract, markers, problems), _inventory(contract, problems)]
+
+
+def _isolation(contract: dict, markers: object, problems: list[dict]) -> dict:
+    item = "prep.isolation.database"
+    database = (contract.get("dependencies") or {}).get("database")
+    production = markers.get("databases") if isinstance(markers, dict) else None
+    if not database:
+        return record(item, NOT_APPLICABLE, reason="the service uses no database")
+    observed = database.get("name") if isinstance(database, dict) else None
+    if not production:
+        reason = "production_markers.databases names no database of production to compare with"
+        return record(item, NO_EVIDENCE, "another database than production's", observed, reason=reason)
+    expected = f"none of production's: {', '.join(map(str, production))}"
+    wrong = [problem["text"] for problem in problems if "production_markers.databases" in problem["message"]]
+    if wrong or observed is None:
+        return record(item, FAIL, expected, observed, reason="; ".join(wrong) or "the contract names no database")
+    return record(item, PASS, expected, observed)
+
+
+def _inventory(contract: dict, problems: list[dict]) -> dict:
+    """Stated is every process and dependency of the contract; whether each one runs is measured by the checks of verify."""
+    item, expected = "prep.services.inventory", "every process and dependency stated, without placeholder"
+    if problems:
+        return record(item, FAIL, expected, reason="the contract is refused, see its problems")
+    parts = [f"{process['name']} ({process['kind']})" for process in contract["processes"]]
+    parts += [f"{kind} ({part.get('mode', 'installed')})" for kind, part in (contract.get("dependencies") or {}).items()]
+    return record(item, PASS, expected, ", ".join(parts))
 
 
 def resolve(node: dict, schema: dict) -> dict:

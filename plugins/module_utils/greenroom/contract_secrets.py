@@ -176,7 +176,9 @@ def _names(kind: str, marker: object, path: str, value: object) -> bool:
         is_port = re.search(r"port(s\.(blue|green))?$", path, re.I) or re.search(r"_port\b", path, re.I)
         return (bool(is_port) and text == wanted) or wanted in _ports(text)
     if kind == "databases":
-        return text == wanted or wanted in _databases(text)
+        # The name alone counts where a database or a virtual host is named; a package may well be called like production's database.
+        named = re.search(r"^service\.(dependencies\.(database\.name|broker\.vhost)|env\[\d+\]\.value)$|^vault_", path) is not None
+        return (named and text.lstrip("/") == wanted) or wanted in _databases(text)
     before = r"(?<![a-z0-9_-])" if kind == "domains" else r"(?<![a-z0-9_.-])"
     return re.search(rf"{before}{re.escape(wanted)}(?![a-z0-9_-])(?!\.[a-z0-9])", text) is not None
 

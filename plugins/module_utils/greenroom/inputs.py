@@ -21,11 +21,12 @@ ANSIBLE_BELOW = (2, 20)
 
 REF = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}"
 BOOLEAN = "(?i:true|false|yes|no)"
-RUN_VARIABLES: dict[str, tuple[str, str]] = {
-    "run_ref": (REF, "the tag, branch or commit to deploy instead of the contract's"),
-    "run_reason": (r"[^\x00-\x1f]{3,500}", "why this run is made; stands in the ledger"),
-    "run_approved_by": (r"[^\x00-\x1f]{2,200}", "who approved it; stands in the ledger"),
-    "run_adopt": (BOOLEAN, "true: take over the state that the app hosts remember, after the gateway was lost"),
+# {name: (pattern of the whole value, the same in words, what it is for)}; playbooks and roles use no others (contract test).
+RUN_VARIABLES: dict[str, tuple[str, str, str]] = {
+    "run_ref": (REF, "letters, digits and . _ / + -, no ..", "the tag, branch or commit to deploy instead of the contract's"),
+    "run_reason": (r"[^\x00-\x1f]{3,500}", "3 to 500 characters on one line", "why this run is made; stands in the ledger"),
+    "run_approved_by": (r"[^\x00-\x1f]{2,200}", "2 to 200 characters on one line", "who approved it; stands in the ledger"),
+    "run_adopt": (BOOLEAN, "true or false", "true: take over the state that the app hosts remember, after the gateway was lost"),
 }
 INTERNAL_VARIABLES = ("run_id",)  # a fact of the run itself
 
@@ -103,9 +104,9 @@ def _variable_problems(variables: dict) -> Iterator[Problem]:
             fix = f"Known are: {', '.join(RUN_VARIABLES)}"
             yield Problem(f"-e {name}", f"is not known{nearest(name, RUN_VARIABLES)}", fix)
             continue
-        pattern, meaning = RUN_VARIABLES[name]
+        pattern, form, meaning = RUN_VARIABLES[name]
         if not re.fullmatch(pattern, str(value)):
-            yield Problem(f"-e {name}", f"is malformed; it is {meaning}", f"Write a value that matches {pattern}")
+            yield Problem(f"-e {name}", f"is malformed; it is {meaning}", f"Write {form}")
 
 
 def _version_problems(version: str) -> Iterator[Problem]:
@@ -122,5 +123,5 @@ def _config_problems(config_file: str | None, project_dir: str) -> Iterator[Prob
         yield Problem(
             "ansible.cfg",
             f"in force is {config_file or 'none'}, not the project's: callback, modules and connection settings would be missing",
-            "Run from the project's folder, which must not be world-writable, without ANSIBLE_CONFIG",
+            "Run from the project's folder, which must not be world-writable, without another ANSIBLE_CONFIG",
         )
