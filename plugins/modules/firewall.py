@@ -7,9 +7,11 @@ DOCUMENTATION = r"""
 module: firewall
 short_description: Load Greenroom's own nftables table, and take it back unless it is confirmed
 description:
-  - Compares the table C(inet greenroom) that is loaded with what the given text asks for, and loads it where they differ. Other tables are not touched.
-  - Before it loads a changed table, a timer is set on the host that restores the previous one, file and table. O(state=confirmed) cancels it,
-    to be called over a new connection, which proves that the host can still be reached.
+  - Compares the table C(inet greenroom) that is loaded with what the given text asks for, and loads it where they differ.
+    Other tables are not touched.
+  - Before it loads a changed table, a timer is set on the host that restores what O(path) holds. O(state=confirmed) cancels it and
+    writes O(path). It is to be called over a new connection, which proves that the host can still be reached.
+  - A reboot before that also restores what O(path) holds.
 options:
   path:
     description: File that holds the table and is loaded at boot.
@@ -21,7 +23,7 @@ options:
       - Needed for O(state=loaded).
     type: str
   state:
-    description: V(loaded) writes and loads what differs; V(confirmed) cancels the timer.
+    description: V(loaded) loads what differs; V(confirmed) cancels the timer and writes the file.
     type: str
     choices: [loaded, confirmed]
     default: loaded
@@ -98,7 +100,7 @@ def main():
 def load(module) -> dict:
     """Load the wanted table where file or kernel differ from it."""
     path, text = Path(module.params["path"]), module.params["content"]
-    before = path.read_text() if path.exists() else ""
+    before = _text(path)
     if module.check_mode and not module.get_bin_path("nft"):
         return {"changed": True, "pending": False, "reasons": ["nftables is not installed yet"], "diff": _diff(path, before, text)}
     with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
@@ -116,8 +118,13 @@ def load(module) -> dict:
         reasons.append("the loaded rules are not the wanted ones")
     if before != text:
         reasons.append(f"{path} differs" if before else f"{path} is missing")
-    if reasons and not module.check_mode:
-        firewall.load(path, text, module.params["revert_after"] if loaded != wanted else 0)
+    if firewall.pending() and loaded == wanted and _text(firewall.candidate_of(path)) == text:
+        reasons = []  # loaded before, by a run that did not live to confirm it
+    elif reasons and not module.check_mode:
+        if loaded == wanted:
+            firewall.write(path, text)
+        else:
+            firewall.load(path, text, module.params["revert_after"])
     diff = _diff(path, before, text)
     if before == text and loaded != wanted:
         diff = _diff("loaded rules", loaded, wanted)
@@ -135,6 +142,10 @@ def confirm(module) -> dict:
             "look whether host_base_firewall_ssh_port and host_base_firewall_ssh_from let this control node in"
         )
     return {"changed": True, "pending": False}
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _diff(name, before: str, after: str) -> dict:

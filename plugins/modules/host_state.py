@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: host_state
 short_description: Read packages, files, units and users of a host in one call
 description:
-  - Hands back what is there and changes nothing. A role compares it with what it wants, and runs its changing tasks only where something differs.
+  - Hands back what is there and changes nothing. A role compares it with what it wants, and runs its changing tasks only where
+    something differs.
   - One call instead of a task for every fact keeps a run that finds nothing to do short.
 options:
   packages:
@@ -82,7 +83,8 @@ packages:
 files:
   description:
     - State of each path that was asked for, and of each that a pattern matched.
-    - Keys are exists, type (file, directory, link, other), mode (for example 0640), owner, group, size in bytes, sha256 of a file, target of a link.
+    - Keys are exists, type (file, directory, link, other), mode (for example 0640), owner, group, access (for example C(root:root 0640)),
+      size in bytes, sha256 of a file, target of a link.
   returned: always
   type: dict
 contents:

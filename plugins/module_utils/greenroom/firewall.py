@@ -1,7 +1,7 @@
 """The firewall's own nftables table: compare what is loaded with what a file asks for, load it, go back by itself.
 
-What the file asks for is found out by loading it in an empty network namespace and listing it there, so that the kernel's own words are compared
-with the kernel's own words: no baseline that somebody could forget to renew. Standard library only; needs root, nft and unshare (util-linux).
+What the file asks for is found out by loading it in an empty network namespace and listing it there, so that the kernel's own words are
+compared with each other: no baseline that somebody could forget to renew. Standard library only; needs root, nft and unshare (util-linux).
 Source of the rule: runbook 001 §1.1 and §9.2 (only the necessary ports).
 """
 
@@ -71,33 +71,29 @@ def write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def load(path: Path, text: str, revert_after_s: int) -> None:
-    """Write `text` to `path` and load it, after a timer has been set that takes back file and table.
+def candidate_of(path: Path) -> Path:
+    """File of a change that is loaded but not confirmed yet; a reboot loads `path`, the last state that was proved."""
+    return path.with_name(f"{path.name}.candidate")
 
-    The timer runs on the host, so it needs no connection: if nobody calls `confirm` within `revert_after_s` seconds, the host is as before.
-    A second `load` before that keeps the first one's way back, which is the last state that was proved. 0 sets no timer.
+
+def load(path: Path, text: str, revert_after_s: int) -> None:
+    """Load `text`; it becomes the file `path` by `confirm`, and is taken back after `revert_after_s` seconds without.
+
+    The timer runs on the host, so the way back needs no connection. A second `load` before that starts the time anew.
+    Raises FirewallError before anything has changed if nft refuses the text.
     """
-    wanted_text = path.with_name(f".{path.name}.wanted")
-    write(wanted_text, text)
+    candidate = candidate_of(path)
+    stop_timer()
+    write(candidate, text)
     try:
-        wanted(wanted_text)  # a file that nft refuses changes nothing
+        wanted(candidate)
     except FirewallError as error:
-        raise FirewallError(str(error).replace(str(wanted_text), str(path))) from None
-    finally:
-        wanted_text.unlink()
-    previous = path.with_name(f"{path.name}.previous")
-    if revert_after_s and not pending():
-        previous.unlink(missing_ok=True)
-        if path.exists() and loaded() is not None:
-            write(previous, path.read_text())
-        back = (
-            f'if [ -e "{previous}" ]; then nft -f "{previous}" && mv "{previous}" "{path}"; '
-            f'else nft delete table {FAMILY} {TABLE}; rm -f "{path}"; fi'
-        )
-        _run(["systemd-run", "--quiet", "--collect", f"--unit={REVERT_UNIT}", f"--on-active={revert_after_s}", "--timer-property=AccuracySec=1s",
-              "/bin/sh", "-c", back])  # fmt: skip
-    write(path, text)
-    _run(["nft", "-f", str(path)])
+        candidate.unlink()
+        raise FirewallError(str(error).replace(str(candidate), str(path))) from None
+    back = f'if [ -e "{path}" ]; then nft -f "{path}"; else nft delete table {FAMILY} {TABLE}; fi; rm -f "{candidate}"'
+    timer = [f"--unit={REVERT_UNIT}", f"--on-active={revert_after_s}", "--timer-property=AccuracySec=1s"]
+    _run(["systemd-run", "--quiet", "--collect", *timer, "/bin/sh", "-c", back])
+    _run(["nft", "-f", str(candidate)])
 
 
 def pending() -> bool:
@@ -105,10 +101,20 @@ def pending() -> bool:
     return subprocess.run(["systemctl", "is-active", "--quiet", f"{REVERT_UNIT}.timer"], check=False).returncode == 0
 
 
+def stop_timer() -> bool:
+    """Cancel the way back; False if none was set."""
+    if not pending():
+        return False
+    _run(["systemctl", "stop", f"{REVERT_UNIT}.timer"])
+    return True
+
+
 def confirm(path: Path) -> bool:
-    """The connection is proved: the timer is cancelled. False if there was none left to cancel (it has run, or was never set)."""
-    was = pending()
-    if was:
-        _run(["systemctl", "stop", f"{REVERT_UNIT}.timer"])
-        path.with_name(f"{path.name}.previous").unlink(missing_ok=True)
-    return was
+    """The connection is proved: the change becomes the file. False if it has been taken back already."""
+    if not stop_timer():
+        return False
+    try:
+        candidate_of(path).replace(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -36,7 +36,8 @@ def packages(names: Iterable[str]) -> dict[str, str | None]:
 def files(paths: Iterable[str]) -> dict[str, dict]:
     """State of each path; a path with `*`, `?` or `[` stands for what it matches (nothing, if nothing).
 
-    Each is {exists, type: file|directory|link|other, mode: "0640", owner, group, size (bytes), sha256 (files), target (links)}.
+    Each is {exists, type: file|directory|link|other, mode: "0640", owner, group, access: "owner:group 0640", size (bytes), sha256 (files),
+    target (links)}; all but the first are None where there is nothing.
     """
     found: dict[str, dict] = {}
     for path in paths:
@@ -46,7 +47,7 @@ def files(paths: Iterable[str]) -> dict[str, dict]:
 
 
 def _file(path: str) -> dict:
-    state: dict = {"exists": False, "type": None, "mode": None, "owner": None, "group": None, "size": None, "sha256": None, "target": None}
+    state: dict = {"exists": False, **dict.fromkeys(("type", "mode", "owner", "group", "access", "size", "sha256", "target"))}
     try:
         known = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -55,6 +56,7 @@ def _file(path: str) -> dict:
     kind = kinds.get(stat.S_IFMT(known.st_mode), "other")
     state.update(exists=True, type=kind, mode=f"{stat.S_IMODE(known.st_mode):04o}", size=known.st_size)
     state.update(owner=_name(pwd.getpwuid, known.st_uid), group=_name(grp.getgrgid, known.st_gid))
+    state["access"] = f"{state['owner']}:{state['group']} {state['mode']}"
     if kind == "file":
         with open(path, "rb") as stream:
             state["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -145,7 +147,7 @@ def groups(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def key_pairs(pairs: Iterable[Mapping[str, str]]) -> dict[str, bool]:
-    """Whether the private key `key` belongs to the first certificate in `cert`, by the path of `cert`; False where either cannot be read."""
+    """Whether the private key `key` belongs to the certificate `cert`, by the path of `cert`; False where either cannot be read."""
     found = {}
     for pair in pairs:
         try:
