@@ -10,15 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .gate import is_placeholder
 from .problems import Problem, nearest
 from .topology import INTERNAL_PORT
 
 SHORTEST_SECRET = 8  # characters; shorter ones could also not be masked in output without masking ordinary words
 RESERVED_NAMES = {"greenroom", "root", "daemon", "nobody", "postgres", "rabbitmq", "nginx", "www-data", "prometheus", "sshd", "backup"}
 SLOT_KEYS = ("PORT", "METRICS_PORT")
-PLACEHOLDER = re.compile(
-    r"^\W*(name|tel|phone|e?-?mail|reach|todo|tbd|tba|fixme|x{2,}|change[ _-]?me|reason|placeholder|n/?a|none)?\W*$|[\[<][^\]>]*[\]>]", re.I
-)
 # A listener with a number written out: both slots would fight for it.
 FIXED_PORT = re.compile(r"(?:--port[= ]|--bind[= ]\S*:|(?<!\S)-b[= ]?\S*:|(?<!\S)-p[= ]?)(\d+)")
 
@@ -223,11 +221,11 @@ def dependencies(context: Context) -> Iterator[Problem]:
 def statements(context: Context) -> Iterator[Problem]:
     """What a person must state is stated, and is no placeholder (runbooks 002 L6, 004 L183: contacts nobody filled in)."""
     for item_id, reason in context.contract["not_applicable"].items():
-        if PLACEHOLDER.search(reason) or len(reason.strip()) < 10:
+        if is_placeholder(reason) or len(reason.strip()) < 10:
             yield Problem(f"service.not_applicable.{item_id}", "has no reason", "Say in a sentence why this requirement does not apply")
     for index, contact in enumerate(context.contract["contacts"]):
         for key, text in contact.items():
-            if PLACEHOLDER.search(text):
+            if is_placeholder(text):
                 path = f"service.contacts[{index}].{key}"
                 yield Problem(path, "is a placeholder", "Write who it is and how to reach them, or remove the entry")
 
