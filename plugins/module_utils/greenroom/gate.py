@@ -274,10 +274,22 @@ def describe(blocker: Mapping) -> str:
     """One line for a person: what, where, why, what to do."""
     subject = " ".join(filter(None, (blocker.get("id") or blocker.get("title"), f"on {blocker['host']}" if blocker.get("host") else None)))
     reason = str(blocker.get("reason") or blocker.get("status")).rstrip(".")
-    figures = ""
-    if blocker.get("expected") is not None or blocker.get("observed") is not None:
-        figures = f" (expected {shorten(blocker.get('expected'))}, observed {shorten(blocker.get('observed'))})"
+    expected, observed = shorten(blocker.get("expected")), shorten(blocker.get("observed"))
+    # The threshold of a check that did not run is no figure, and a reason that names the figures needs no second time.
+    told = blocker.get("observed") is None or (expected in reason and observed in reason)
+    figures = "" if told else f" (expected {expected}, observed {observed})"
     return f"{subject}: {reason}{figures}" + (f". To do: {blocker['todo']}" if blocker.get("todo") else "")
+
+
+def describe_all(blockers: Iterable[Mapping]) -> list[str]:
+    """A line for each blocker; those that differ only in their id (nobody measured them) share one."""
+    groups: dict[tuple, list[Mapping]] = {}
+    for number, blocker in enumerate(blockers):
+        alike = blocker["status"] == rec.NO_EVIDENCE and blocker.get("observed") is None and blocker.get("id")
+        key = (blocker["reason"], blocker["todo"], blocker.get("host")) if alike else (number,)
+        groups.setdefault(key, []).append(blocker)
+    return [describe({**group[0], "id": ", ".join(str(blocker["id"]) for blocker in group)} if group[1:] else group[0])
+            for group in groups.values()]  # fmt: skip
 
 
 def shorten(value: object, limit: int = 120) -> str:

@@ -111,6 +111,9 @@ def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
     """
     facts = run.get("facts") or {}
     judged = judge(run, evidence, problems, catalogue)
+    # A gate's own record says only that there are blockers; it is one itself only if no other is left.
+    gates = {item["id"] for item in evidence if (item.get("detail") or {}).get("gate")}
+    judged["blockers"] = [item for item in judged["blockers"] if item["id"] not in gates] or judged["blockers"]
     exit_status = run.get("exit_status") or 0
     failures = list(run.get("failures") or [])
     if exit_status == EXIT_DONE and (judged["blockers"] or run.get("errors") or run.get("interrupted")):
@@ -268,24 +271,33 @@ def find_previous(folder: Path, run: Mapping) -> dict | None:
     return None
 
 
-def write(run_dir: Path, project: Path = PROJECT) -> dict:
-    """Render all reports of a run from run.json and evidence.jsonl in `run_dir`; returns the report.
-
-    Raises OSError if something cannot be read or written, ValueError if run.json is no JSON.
-    """
-    run = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+def make(run: Mapping, run_dir: Path, project: Path = PROJECT) -> dict:
+    """The report of a run as data, from `run` and the evidence in `run_dir`. Never raises for faulty evidence: that is in the report."""
     catalogue, faults = load_catalogue(run.get("catalogues") or [], project)
-    run["errors"] = [*(run.get("errors") or []), *faults]
-    path = run_dir / "evidence.jsonl"
-    lines = run.get("evidence_lines")
+    run = {**run, "errors": [*(run.get("errors") or []), *faults]}
+    path, lines = run_dir / "evidence.jsonl", run.get("evidence_lines")
     evidence, problems = gate.read_evidence(path, catalogue, lines) if path.exists() or lines else ([], [])
     complete(evidence, catalogue)
     report = build(run, evidence, problems, catalogue, find_previous(run_dir.parent, run))
     report["evidence_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return report
+
+
+def save(report: Mapping, run_dir: Path) -> None:
+    """Write report.json, report.md, report.html and junit.xml. Raises OSError."""
     write_atomically(run_dir / "report.json", json.dumps(rec.plain(report), ensure_ascii=False, indent=1) + "\n")
     write_atomically(run_dir / "report.md", markdown(report))
     write_atomically(run_dir / "report.html", html(report))
     write_atomically(run_dir / "junit.xml", junit(report))
+
+
+def write(run_dir: Path, project: Path = PROJECT) -> dict:
+    """Render all reports of the run in `run_dir` again, from its run.json and evidence.jsonl; returns the report.
+
+    Raises OSError if something cannot be read or written, ValueError if run.json is no JSON.
+    """
+    report = make(json.loads((run_dir / "run.json").read_text(encoding="utf-8")), run_dir, project)
+    save(report, run_dir)
     return report
 
 
@@ -334,7 +346,7 @@ def markdown(report: Mapping) -> str:
         lines.append(f"| {cell(phase['name'])} | {seconds} | {verdict} | {checks} | {cell(phase['reason'] or '')} |")
     if report["blockers"] or report["failures"] or report["errors"]:
         lines += ["", "## Blockers", ""]
-        lines += [f"- {cell(gate.describe(item), 600)}" for item in report["blockers"]]
+        lines += [f"- {cell(line, 2000)}" for line in gate.describe_all(report["blockers"])]
         lines += [f"- {cell(failure_line(item), 600)}" for item in report["failures"]]
         lines += [f"- Greenroom itself: {cell(error, 600)}" for error in report["errors"]]
     if report["changes"]:
