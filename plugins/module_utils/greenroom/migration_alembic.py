@@ -1,0 +1,142 @@
+"""What runs in the release's own virtual environment: the plan and the upgrade of an alembic project.
+
+`migration_worker` starts it with `python -c <this file>` as the service's user, hands the job over as JSON on standard input (so
+no secret is in argv or on disk), and reads its answer from standard output: JSON, one line whenever something is known, the last
+one is complete. So what a run that had to be killed was doing is known too. Needs nothing of Greenroom.
+
+job   {operation: plan | upgrade, config: path of alembic.ini, url_key, url, env: {key: value}, settings: {postgresql setting: value}}
+answer   {before: plan, started: [{revision, message, seconds, done}], after: plan, error: {kind, message} | null}
+plan  {current: [revision], heads: [revision], pending: [{revision, message}], unknown: [revision]}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+
+def down_revisions(script: object) -> set[str]:
+    """The revisions a script builds on: its parents and what it depends on."""
+    found = set()
+    for names in (script.down_revision, script.dependencies):
+        found.update([names] if isinstance(names, str) else names or [])
+    return found
+
+
+def plan(config: object, scripts: object) -> dict:
+    """Where the database is, where the release wants it, and the revisions in between, oldest first."""
+    from alembic.runtime.environment import EnvironmentContext
+
+    current: list[str] = []
+
+    def look(revisions: tuple, context: object) -> list:
+        current.extend(revisions)
+        return []
+
+    # What `alembic current` does: reads the version table through the project's own env.py and changes nothing.
+    with EnvironmentContext(config, scripts, fn=look, dont_mutate=True):
+        scripts.run_env()
+    newest_first = list(scripts.walk_revisions())
+    by_name = {script.revision: script for script in newest_first}
+    unknown = [revision for revision in current if revision not in by_name]
+    applied, todo = set(), [revision for revision in current if revision in by_name]
+    while todo:
+        revision = todo.pop()
+        if revision not in applied:
+            applied.add(revision)
+            todo += down_revisions(by_name[revision])
+    pending = [
+        {"revision": script.revision, "message": script.doc}
+        for script in reversed(newest_first)
+        if script.revision not in applied
+    ]  # fmt: skip
+    return {"current": sorted(current), "heads": sorted(scripts.get_heads()), "pending": pending, "unknown": unknown}
+
+
+def set_on_connect(settings: dict) -> None:
+    """Give every database session of SQLAlchemy these settings: not every driver reads PGOPTIONS and PGAPPNAME (asyncpg does not)."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    @event.listens_for(Pool, "connect")
+    def connected(connection: object, _record: object) -> None:
+        cursor = connection.cursor()
+        for name, value in settings.items():
+            cursor.execute("SELECT set_config('{}', '{}', false)".format(name, str(value).replace("'", "''")))
+        cursor.close()
+        connection.commit()
+
+
+def upgrade(config: object, scripts: object, answer: dict, tell: Callable[[dict], None]) -> None:
+    """`alembic upgrade head`; `answer.started` gets an entry for every revision as it begins, so that a failure has a name."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    def watched(revision: dict, run: object) -> object:
+        def step() -> None:
+            entry = {**revision, "done": False}
+            answer["started"].append(entry)
+            tell(answer)
+            clock = time.monotonic()
+            try:
+                run()
+                entry["done"] = True
+            finally:
+                entry["seconds"] = round(time.monotonic() - clock, 3)
+
+        return step
+
+    for revision in answer["before"]["pending"]:
+        script = scripts.get_revision(revision["revision"])
+        script.module.upgrade = watched(revision, script.module.upgrade)
+    ScriptDirectory.from_config = classmethod(
+        lambda cls, _config: scripts
+    )  # so that the command runs the watched scripts
+    command.upgrade(config, "head")
+
+
+def answer_to(job: dict, tell: Callable[[dict], None]) -> dict:
+    """Do the job. An error is part of the answer; `tell` gets the answer as far as it is known."""
+    answer = {"before": None, "started": [], "after": None, "error": None}
+    try:
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        set_on_connect(job["settings"])
+        config = Config(job["config"], stdout=sys.stderr)
+        scripts = ScriptDirectory.from_config(config)
+        answer["before"] = before = plan(config, scripts)
+        if job["operation"] == "upgrade" and before["pending"] and not before["unknown"] and len(before["heads"]) == 1:
+            try:
+                tell(answer)
+                upgrade(config, scripts, answer, tell)
+            finally:
+                answer["after"] = plan(config, scripts)
+    except SystemExit as error:  # alembic's CommandError path and env.py files that give up
+        answer["error"] = {"kind": "SystemExit", "message": str(error)}
+    except Exception as error:
+        answer["error"] = {"kind": type(error).__name__, "message": str(error)}
+    return answer
+
+
+def main() -> None:
+    """Read the job, answer. Whatever alembic and env.py print goes to standard error."""
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    job = json.load(sys.stdin)
+    os.environ.update(job["env"])
+    os.environ[job["url_key"]] = job["url"]
+    sys.path.insert(0, os.getcwd())
+    with os.fdopen(channel, "w", encoding="utf-8") as out:
+
+        def tell(answer: dict) -> None:
+            print(json.dumps(answer), file=out, flush=True)
+
+        tell(answer_to(job, tell))
+
+
+if __name__ == "__main__":
+    main()
