@@ -35,10 +35,16 @@ ENV_PY = """
         with context.begin_transaction():
             context.run_migrations()
 """
-DEAF_ENV_PY = 'import os
-os.environ.pop("PGOPTIONS")
-os.environ.pop("PGAPPNAME")
-' + textwrap.dedent(ENV_PY)
+# A project whose driver does not read these: what limits its sessions then is the settings made on connecting.
+DEAF_ENV_PY = (
+    """
+    import os
+
+    os.environ.pop("PGOPTIONS")
+    os.environ.pop("PGAPPNAME")
+"""
+    + ENV_PY
+)
 REVISION = '''
     """{message}"""
     import time
