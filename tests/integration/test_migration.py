@@ -40,8 +40,8 @@ DEAF_ENV_PY = (
     """
     import os
 
-    os.environ.pop("PGOPTIONS")
-    os.environ.pop("PGAPPNAME")
+    os.environ.pop("PGOPTIONS", None)
+    os.environ.pop("PGAPPNAME", None)
 """
     + ENV_PY
 )
