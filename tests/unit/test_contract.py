@@ -139,6 +139,20 @@ BAD = [
     ("env.1.value", "postgresql://u:geheim@h/d", "service.env[1].value", "must not stand in the contract"),
     ("env.0", {"key": "N", "type": "integer", "value": 1, "minimum": 5, "maximum": 2}, "service.env[0].minimum", "above maximum"),
     ("env.0", {"key": "N", "type": "string", "value": "x", "pattern": "("}, "service.env[0].pattern", "no regular expression"),
+    ("env.0.value", "LOUD", "service.env[0].value", "one of DEBUG, INFO"),
+    ("env.0", {"key": "N", "type": "integer", "value": "ten"}, "service.env[0].value", "a whole number"),
+    ("env.0", {"key": "N", "type": "integer", "value": "9", "maximum": 8}, "service.env[0].value", "8 or less"),
+    ("env.0", {"key": "N", "type": "url", "value": "nowhere"}, "service.env[0].value", "an address"),
+    ("env.0", {"key": "N", "type": "string", "value": "a\nB=1"}, "service.env[0].value", "line break"),
+    ("env.0", {"key": "N", "type": "string", "value": "<your name>"}, "service.env[0].value", "placeholder"),
+    ("env.0", {"key": "N", "type": "string", "value": "x1", "pattern": "[a-z]+"}, "service.env[0].value", "does not match"),
+    # functional checks
+    ("checks", [{"id": "verify.api.basic"}], "service.checks[0].type", "missing"),
+    ("checks", [{"id": "Verify", "type": "http"}], "service.checks[0].id", "malformed"),
+    ("checks", [{"id": "verify.api.basic", "type": "htpp"}], "service.checks[0]", "unknown type"),
+    ("checks", [{"id": "verify.api.basic", "type": "http", "path": "/", "statsu": 200}], "service.checks[0]", "statsu: unknown"),
+    ("checks", [{"id": "verify.api.basic", "type": "http"}], "service.checks[0]", "path: missing"),
+    ("checks", [{"id": "verify.api.basic", "type": "http", "path": "/", "bearer_key": "KEY"}], "service.checks[0]", "KEY"),
     # dependencies
     ("dependencies.database.mode", "provided", "service.dependencies.database.host", "mode is provided"),
     ("dependencies.database.host", "db.internal", "service.dependencies.database.host", "mode is installed"),
@@ -163,6 +177,14 @@ def test_bad_contract_is_refused_with_path_and_fix(path, value, where, words):
     assert matching, found
     assert matching[0]["fix"].strip()
     assert "geheim" not in json.dumps(found)
+
+
+def test_a_functional_check_may_name_a_secret_and_the_base_url():
+    good = [
+        {"id": "verify.api.basic", "type": "http", "path": "/v1", "bearer_key": "DATABASE_URL", "json": {"ok": True}},
+        {"id": "verify.api.basic", "type": "http", "url": "{base_url}/v1/x", "status": [200, 204]},
+    ]
+    assert problems_of(changed("checks", good)) == []
 
 
 def test_migration_needs_a_database():

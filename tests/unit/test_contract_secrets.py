@@ -28,14 +28,14 @@ BASE = {
     "gateway": {"server_names": ["example.staging.example.internal"]},
 }
 SECRETS = {
-    "vault_postgresql_owner_password": "Owner-pw/0123456789",
-    "vault_postgresql_app_password": "App-pw/0123456789",
-    "vault_rabbitmq_password": "Queue-pw/0123456789",
+    "vault_postgresql_owner_password": "Owner-pw/7Kq2Zx9Lm4",
+    "vault_postgresql_app_password": "App-pw/7Kq2Zx9Lm4",
+    "vault_rabbitmq_password": "Queue-pw/7Kq2Zx9Lm4",
     "vault_service_env": {
-        "DATABASE_URL": "postgresql://example_app:App-pw%2F0123456789@d1.staging.example.internal:5432/example_staging?sslmode=verify-full",
-        "AMQP_URL": "amqps://example_mq:Queue-pw%2F0123456789@d1.staging.example.internal:5671/%2Fexample-staging",
-        "SIGNING_KEY": "Sign-key-0123456789",
-        "APP_SECRET": "App-secret-0123456789",
+        "DATABASE_URL": "postgresql://example_app:App-pw%2F7Kq2Zx9Lm4@d1.staging.example.internal:5432/example_staging?sslmode=verify-full",
+        "AMQP_URL": "amqps://example_mq:Queue-pw%2F7Kq2Zx9Lm4@d1.staging.example.internal:5671/%2Fexample-staging",
+        "SIGNING_KEY": "Sign-key-7Kq2Zx9Lm4",
+        "APP_SECRET": "Console-7Kq2Zx9Lm4-vW",
     },
 }
 GROUPS = {"gateway": ["g1"], "app": ["a1"], "database": ["d1"], "broker": ["d1"]}
@@ -49,9 +49,10 @@ def check(secrets=SECRETS, markers=None, base=BASE, addresses=ADDRESSES, groups=
         [*secrets.get("vault_service_env", {}).values(), *secrets.values()] if isinstance(secrets.get("vault_service_env"), dict) else []
     ):
         assert not (isinstance(value, str) and len(value) > 5 and value in shown)
-    for word in ("0123456789", "geheim"):
+    for word in ("7Kq2Zx9Lm4", "geheim"):
         assert word not in shown
-    return {problem["path"]: problem["message"] for problem in found}
+    paths = [problem["path"] for problem in found]
+    return {path: " | ".join(problem["message"] for problem in found if problem["path"] == path) for path in paths}
 
 
 def with_secret(key, value):
@@ -73,10 +74,11 @@ def test_sound_secrets_have_no_problems():
     assert check() == {}
 
 
+SIGNING = "vault_service_env.SIGNING_KEY"
 DATABASE_URL, AMQP_URL = "vault_service_env.DATABASE_URL", "vault_service_env.AMQP_URL"
 
 
-def url(user="example_app", password="App-pw%2F0123456789", port=5432, name="example_staging"):
+def url(user="example_app", password="App-pw%2F7Kq2Zx9Lm4", port=5432, name="example_staging"):
     return f"postgresql://{user}:{password}@d1:{port}/{name}"
 
 
@@ -87,22 +89,31 @@ BAD = [
     (with_secret("vault_rabbitmq_password", ""), "vault_rabbitmq_password", "is missing"),
     (without("vault_service_env"), "vault_service_env", "no mapping"),
     (with_secret("vault_service_env", ["a"]), "vault_service_env", "no mapping"),
-    (with_secret("SINGING_KEY", "Other-key-0123456789"), "vault_service_env.SINGING_KEY", "no declared secret"),
+    (with_secret("SINGING_KEY", "Other-key-7Kq2Zx9Lm4"), "vault_service_env.SINGING_KEY", "no declared secret"),
     (with_secret("API_BASE", "https://other.internal/"), "vault_service_env.API_BASE", "no declared secret"),
     (with_secret("SIGNING_KEY", "short"), "vault_service_env.SIGNING_KEY", "shorter than 8"),
+    (with_secret("SIGNING_KEY", "change-me-geheim-7Kq2"), SIGNING, "placeholder"),
+    (with_secret("SIGNING_KEY", "example-secret-value-1"), SIGNING, "placeholder"),
+    (with_secret("SIGNING_KEY", "abcdefghijklmnopqrstuvwxyz"), SIGNING, "neighbouring"),
+    (with_secret("SIGNING_KEY", "Xy7Kq2Zx9"), SIGNING, "9 characters long, 16 are wanted"),
+    (with_secret("SIGNING_KEY", "Xy7Kq2Zx9 geheim\nX=1"), SIGNING, "line break"),
+    (with_secret("APP_SECRET", "change-me-geheim-7Kq2"), "vault_service_env.APP_SECRET", "placeholder"),
+    (with_secret("APP_SECRET", "aaaaaaaaaaaaaaaaaaaaaaa"), "vault_service_env.APP_SECRET", "1 different"),
+    (with_secret("vault_postgresql_owner_password", "replace-me-geheim"), "vault_postgresql_owner_password", "placeholder"),
+    (with_secret("vault_rabbitmq_password", "Xy7Kq2Zx9"), "vault_rabbitmq_password", "16 are wanted"),
     (with_secret("SIGNING_KEY", "   "), "vault_service_env.SIGNING_KEY", "is empty"),
     (with_secret("SIGNING_KEY", 1234567890), "vault_service_env.SIGNING_KEY", "is no text"),
     (with_secret("SIGNING_KEY", True), "vault_service_env.SIGNING_KEY", "is no text"),
     (with_secret("SIGNING_KEY", "example_staging"), "service.dependencies.database.name", "holds the value of vault_service_env.SIGN"),
-    (with_secret("SIGNING_KEY", "x Owner-pw/0123456789"), "vault_service_env.SIGNING_KEY", "owner's password"),
-    (with_secret("vault_postgresql_app_password", "Owner-pw/0123456789"), "vault_postgresql_app_password", "owner's password"),
+    (with_secret("SIGNING_KEY", "x Owner-pw/7Kq2Zx9Lm4"), "vault_service_env.SIGNING_KEY", "owner's password"),
+    (with_secret("vault_postgresql_app_password", "Owner-pw/7Kq2Zx9Lm4"), "vault_postgresql_app_password", "owner's password"),
     (with_secret("DATABASE_URL", url(user="example_owner")), DATABASE_URL, "another user"),
     (with_secret("DATABASE_URL", url(password="other-geheim")), DATABASE_URL, "another password"),
     (with_secret("DATABASE_URL", url(port=5433)), DATABASE_URL, "another port"),
     (with_secret("DATABASE_URL", url(name="example")), DATABASE_URL, "another database"),
     (with_secret("DATABASE_URL", "not a url at all"), DATABASE_URL, "is no URL"),
     (with_secret("DATABASE_URL", "postgresql://example_app@d1:port/x"), DATABASE_URL, "is no URL"),
-    (with_secret("AMQP_URL", "amqps://example_mq:Queue-pw%2F0123456789@d1/example-staging"), AMQP_URL, "another broker"),
+    (with_secret("AMQP_URL", "amqps://example_mq:Queue-pw%2F7Kq2Zx9Lm4@d1/example-staging"), AMQP_URL, "another broker"),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .contract_rules import RULES, Context
 from .contract_secrets import SECRET_RULES
+from .contract_values import VALUE_RULES
 from .problems import Places, Problem, as_dicts, joined, nearest, split
 from .records import FAIL, NO_EVIDENCE, NOT_APPLICABLE, PASS, record
 
@@ -52,7 +53,7 @@ def validate(
         # A rule reads values of the right shape only: one that needs a section which the schema refused waits for the next run.
         broken = {(split(problem.path)[1:2] or [""])[0] for problem in problems}
         context = Context(normalized(contract, schema), secrets, markers, groups, addresses)
-        for sections, rule in [*RULES, *SECRET_RULES]:
+        for sections, rule in [*RULES, *SECRET_RULES, *VALUE_RULES]:
             if not broken & set(sections):
                 problems += rule(context)
     unique = list(dict.fromkeys(problems))

@@ -171,7 +171,7 @@ def env(context: Context) -> Iterator[Problem]:
                 f"{key} is a secret, its value must not stand in the contract",
                 f"Remove `value` and write it as `{key}` into vault_service_env",
             )
-        if not item["secret"] and "value" not in item:
+        if not item["secret"] and "value" not in item and item["required"]:
             yield Problem(
                 f"{path}.value", f"{key} has no value", "Write its `value`, or `secret: true` and the value into vault_service_env"
             )

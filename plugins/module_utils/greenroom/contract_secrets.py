@@ -1,6 +1,6 @@
 """Rules on secrets and on production's names. Messages name keys, never a secret's value nor what was found in one.
 
-Whether a value has the right type, is a placeholder or too weak, is the business of `env_file_check`.
+Whether a value has the right type, is a placeholder or too weak stands in contract_values.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from .contract_rules import SHORTEST_SECRET, Context, needed_secrets
+from .markers import KINDS, holds
 from .problems import Problem, nearest
 
 VAULT = "vault_service_env"
-MARKER_KINDS = ("hosts", "domains", "databases", "ports")
 PRODUCTION_NAMES = {"production", "prod", "live"}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 DSN_DATABASE = re.compile(r"(?<![A-Za-z0-9_])(?:dbname|database)\s*=\s*'?([^\s';&]+)", re.I)
@@ -33,7 +33,7 @@ def given(context: Context) -> Iterator[Problem]:
     open_keys = {item["key"] for item in context.contract["env"]} - set(secret)
     piped = {item["stdin_secret"] for section in ("configure", "cli_checks") for item in context.contract[section] if item["stdin_secret"]}
     for key in secret:
-        if key not in values:
+        if key not in values and context.contract["env"][secret[key]]["required"]:
             hint = nearest(key, set(values) - set(secret))
             yield Problem(f"{VAULT}.{key}", f"is missing{hint}", "Write its value into the encrypted file of the inventory")
     for key, value in values.items():
@@ -132,10 +132,8 @@ def markers(context: Context) -> Iterator[Problem]:
         yield Problem("production_markers", "is no mapping", "Write production_markers: {hosts: [], domains: [], databases: [], ports: []}")
         return
     for key, value in wanted.items():
-        if key not in MARKER_KINDS:
-            yield Problem(
-                f"production_markers.{key}", f"is not known{nearest(key, MARKER_KINDS)}", f"Write one of: {', '.join(MARKER_KINDS)}"
-            )
+        if key not in KINDS:
+            yield Problem(f"production_markers.{key}", f"is not known{nearest(key, KINDS)}", f"Write one of: {', '.join(KINDS)}")
         elif not isinstance(value, list) or not all(isinstance(item, int if key == "ports" else str) and item for item in value):
             kind = "numbers" if key == "ports" else "names"
             yield Problem(f"production_markers.{key}", f"is no list of {kind}", f"Write a list of {kind}, an empty one if there are none")
@@ -145,7 +143,7 @@ def markers(context: Context) -> Iterator[Problem]:
             "says that this is production, but production_markers name what must not be touched",
             "Leave production_markers out of the inventory of production, or correct `environment`",
         )
-    for kind in MARKER_KINDS:
+    for kind in KINDS:
         listed = wanted.get(kind)
         for index, marker in enumerate(listed if isinstance(listed, list) else ()):
             yield from _marked(context, kind, marker, f"production_markers.{kind}[{index}]")
@@ -179,8 +177,7 @@ def _names(kind: str, marker: object, path: str, value: object) -> bool:
         # The name alone counts where a database or a virtual host is named; a package may well be called like production's database.
         named = re.search(r"^service\.(dependencies\.(database\.name|broker\.vhost)|env\[\d+\]\.value)$|^vault_", path) is not None
         return (named and text.lstrip("/") == wanted) or wanted in _databases(text)
-    before = r"(?<![a-z0-9_-])" if kind == "domains" else r"(?<![a-z0-9_.-])"
-    return re.search(rf"{before}{re.escape(wanted)}(?![a-z0-9_-])(?!\.[a-z0-9])", text) is not None
+    return holds(text, wanted, kind)
 
 
 def _urls(text: str) -> Iterator[SplitResult]:
