@@ -162,3 +162,37 @@ def test_modules_are_thin_and_import_only_what_ansible_ships(name):
         for imported in names:
             first = imported.split(".")[0]
             assert first in sys.stdlib_module_names or imported.startswith("ansible.module_utils."), f"{name} imports {imported} at its top"
+
+
+# --- the checks above, seen red ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "words"),
+    [
+        ({"a": {"type": "str"}}, {}, "only in the documentation"),
+        ({}, {"a": {}}, "only in the argument spec"),
+        ({"a": {"type": "int"}}, {"a": {"type": "str"}}, "type is 'int'"),
+        ({"a": {"type": "str", "default": 1}}, {"a": {}}, "default is 1"),
+        ({"a": {"type": "str"}}, {"a": {"required": True}}, "required is False"),
+        ({"a": {"type": "str", "choices": ["x"]}}, {"a": {"choices": ["x", "y"]}}, "choices is ['x']"),
+        ({"a": {"type": "list", "elements": "str"}}, {"a": {"type": "list"}}, "elements is 'str'"),
+        ({"a": {"type": "dict", "suboptions": {"b": {"type": "str"}}}}, {"a": {"type": "dict"}}, "a.b: only in the documentation"),
+    ],
+)
+def test_the_comparison_sees_each_difference(options, spec, words):
+    differences = compare("", options, spec)
+    assert len(differences) == 1
+    assert words in differences[0]
+
+
+def test_the_search_for_returned_keys_sees_each_way_to_return_one():
+    source = """
+result = {"a": 1, "changed": False}
+result["b"] = 2
+result.update(c=3)
+other = {"z": 1}
+module.exit_json(d=4, **result)
+module.fail_json(msg="x", **{"e": 5})
+"""
+    assert literal_keys(ast.parse(source)) == {"a", "b", "c", "d", "e", "msg", "changed"}
