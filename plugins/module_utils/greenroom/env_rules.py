@@ -174,11 +174,8 @@ def wrong_type(value: str, kind: str) -> str | None:
     if kind == "url":
         try:
             parts = urlsplit(value)
-            good = (
-                bool(re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme))
-                and bool(parts.hostname or parts.path.startswith("/"))
-                and parts.port != 0
-            )
+            local = parts.scheme not in ("http", "https", "ws", "wss", "amqp", "amqps") and parts.path.startswith("/")  # sqlite:///file
+            good = bool(re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme) and (parts.hostname or local) and parts.port != 0)
         except ValueError:
             good = False
         if not good or re.search(r"\s", value) or "://" not in value:
@@ -222,8 +219,8 @@ def secret_weakness(key: str, value: str, kind: str = "string", min_length: int 
         return "simple_secret", "the secret is a sequence of neighbouring characters"
     if value in (value + value)[1:-1]:
         return "simple_secret", "the secret repeats itself"
-    squeezed = re.sub(r"[\W_]", "", value).lower()
-    if re.sub(r"[\W_]", "", key).lower() in squeezed and len(squeezed) < len(key) + 12:
+    squeezed, name = (re.sub(r"[\W_]", "", text).lower() for text in (value, key))
+    if name in squeezed and len(squeezed.replace(name, "")) < 12:
         return "simple_secret", "the secret is made from the name of its key"
     if len(re.sub(r"[\W\d_]", "", _COMMON_WORDS.sub("", value))) < 6 and _COMMON_WORDS.search(value):
         return "simple_secret", "the secret is made from a common word"
