@@ -29,7 +29,7 @@ options:
     elements: str
     default: []
   units:
-    description: systemd units.
+    description: systemd units, or patterns with C(*) for the loaded units they match.
     type: list
     elements: str
     default: []
@@ -84,7 +84,7 @@ files:
   description:
     - State of each path that was asked for, and of each that a pattern matched.
     - Keys are exists, type (file, directory, link, other), mode (for example 0640), owner, group, access (for example C(root:root 0640)),
-      size in bytes, sha256 of a file, target of a link.
+      size in bytes, mtime (seconds since 1970), sha256 of a file, target of a link.
   returned: always
   type: dict
 contents:

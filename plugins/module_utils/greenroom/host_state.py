@@ -36,8 +36,8 @@ def packages(names: Iterable[str]) -> dict[str, str | None]:
 def files(paths: Iterable[str]) -> dict[str, dict]:
     """State of each path; a path with `*`, `?` or `[` stands for what it matches (nothing, if nothing).
 
-    Each is {exists, type: file|directory|link|other, mode: "0640", owner, group, access: "owner:group 0640", size (bytes), sha256 (files),
-    target (links)}; all but the first are None where there is nothing.
+    Each is {exists, type: file|directory|link|other, mode: "0640", owner, group, access: "owner:group 0640", size (bytes), mtime (seconds
+    since 1970), sha256 (files), target (links)}; all but the first are None where there is nothing.
     """
     found: dict[str, dict] = {}
     for path in paths:
@@ -47,14 +47,14 @@ def files(paths: Iterable[str]) -> dict[str, dict]:
 
 
 def _file(path: str) -> dict:
-    state: dict = {"exists": False, **dict.fromkeys(("type", "mode", "owner", "group", "access", "size", "sha256", "target"))}
+    state: dict = {"exists": False, **dict.fromkeys(("type", "mode", "owner", "group", "access", "size", "mtime", "sha256", "target"))}
     try:
         known = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return state
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
     kind = kinds.get(stat.S_IFMT(known.st_mode), "other")
-    state.update(exists=True, type=kind, mode=f"{stat.S_IMODE(known.st_mode):04o}", size=known.st_size)
+    state.update(exists=True, type=kind, mode=f"{stat.S_IMODE(known.st_mode):04o}", size=known.st_size, mtime=known.st_mtime)
     state.update(owner=_name(pwd.getpwuid, known.st_uid), group=_name(grp.getgrgid, known.st_gid))
     state["access"] = f"{state['owner']}:{state['group']} {state['mode']}"
     if kind == "file":
@@ -98,29 +98,35 @@ def contents(paths: Iterable[str]) -> dict[str, str | None]:
 def units(names: Iterable[str]) -> dict[str, dict]:
     """State of systemd units: {loaded, active, enabled, needs_reload, pid, started}; `active` and the others are systemd's own words.
 
+    A name with `*` stands for the units in systemd's memory that it matches; one that was never started or stopped cleanly is not among them.
     `started` is seconds since 1970 at which the unit became active, None if it isn't. Raises RuntimeError if systemd does not answer.
     """
     names = list(names)
-    if not names:
-        return {}
-    wanted = ("Names", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID", "ActiveEnterTimestamp")
-    asked = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(wanted)}", "--", *names]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in answer.stdout.strip().split("\n\n")]
-    if answer.returncode or len(blocks) != len(names):
-        raise RuntimeError(f"systemctl show gave {len(blocks)} answers for {len(names)} units: {answer.stderr.strip()}")
-    found = {}
-    for name, block in zip(names, blocks, strict=True):
-        stamp = block.get("ActiveEnterTimestamp", "").lstrip("@")
-        found[name] = {
-            "loaded": block.get("LoadState") == "loaded",
-            "active": block.get("ActiveState", "unknown"),
-            "enabled": block.get("UnitFileState") or "disabled",
-            "needs_reload": block.get("NeedDaemonReload") == "yes",
-            "pid": int(block.get("MainPID") or 0) or None,
-            "started": int(stamp) if stamp.isdigit() and int(stamp) else None,
-        }
+    found: dict[str, dict] = {}
+    for chosen in ([name for name in names if not glob.has_magic(name)], [name for name in names if glob.has_magic(name)]):
+        if not chosen:
+            continue
+        wanted = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,ActiveEnterTimestamp"
+        asked = ["systemctl", "show", "--timestamp=unix", f"--property={wanted}", "--", *chosen]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in answer.stdout.strip().split("\n\n") if block]
+        exact = not glob.has_magic(chosen[0])
+        if answer.returncode or (exact and len(blocks) != len(chosen)):
+            raise RuntimeError(f"systemctl show gave {len(blocks)} answers for {', '.join(chosen)}: {answer.stderr.strip()}")
+        found.update(zip(chosen if exact else [block["Id"] for block in blocks], map(_unit, blocks), strict=True))
     return found
+
+
+def _unit(block: Mapping[str, str]) -> dict:
+    stamp = block.get("ActiveEnterTimestamp", "").lstrip("@")
+    return {
+        "loaded": block.get("LoadState") == "loaded",
+        "active": block.get("ActiveState", "unknown"),
+        "enabled": block.get("UnitFileState") or "disabled",
+        "needs_reload": block.get("NeedDaemonReload") == "yes",
+        "pid": int(block.get("MainPID") or 0) or None,
+        "started": int(stamp) if stamp.isdigit() and int(stamp) else None,
+    }
 
 
 def users(names: Iterable[str]) -> dict[str, dict | None]:
