@@ -1,0 +1,3 @@
+"""The smallest web service that can be deployed: no broker, a database only if it is told of one."""
+
+__version__ = "0.2.0"
