@@ -100,7 +100,10 @@ def evidence(contract: object, markers: object, problems: list[dict]) -> list[di
 
 def _isolation(contract: dict, markers: object, problems: list[dict]) -> dict:
     item = "prep.isolation.database"
-    database = (contract.get("dependencies") or {}).get("database")
+    dependencies = contract.get("dependencies", {})
+    if not isinstance(dependencies, dict):
+        return record(item, FAIL, reason="the contract's dependencies are malformed")
+    database = dependencies.get("database")
     production = markers.get("databases") if isinstance(markers, dict) else None
     if not database:
         return record(item, NOT_APPLICABLE, reason="the service uses no database")
