@@ -383,7 +383,7 @@ class CallbackModule(CallbackBase):
             # Tags or a limit that match nothing end green in Ansible. Here a run that did nothing has proven nothing.
             reason = "no task was run: the tags or the limit match nothing"
             self.failures.append({"phase": None, "host": "all", "task": "any", "reason": reason, "where": "", "in_evidence": False})
-            failed, self.exit_wanted = True, report.EXIT_REFUSED
+            failed, self.exit_wanted, self.phases = True, report.EXIT_REFUSED, []
         status = self._exit_status(failed)
         made = None
         try:
