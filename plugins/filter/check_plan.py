@@ -51,6 +51,7 @@ class FilterModule:
             "system_probes": _filter(check_plan.system_probes),
             # {{ service | gateway_probes(release, '10.0.0.11', '/etc/greenroom/ca.crt') }}
             "gateway_probes": _filter(check_plan.gateway_probes),
+            "configure_steps": _filter(check_plan.configure_steps),
             "cli_probes": _filter(check_plan.cli_probes),
             "log_probes": _filter(check_plan.log_probes),
             "slot_runner": _filter(check_plan.runner),

@@ -112,6 +112,13 @@ def test_commands_run_in_the_slots_environment_without_a_shell():
         subject.split("it's", "config.x.y")
 
 
+def test_steps_of_the_configuration_name_their_secret_by_key():
+    steps = [{"id": "config.app.added", "name": "n", "command": "c", "stdin_secret": "APP_SECRET", "unless": None}]
+    assert subject.configure_steps({**SERVICE, "configure": steps}) == [
+        {"id": "config.app.added", "name": "n", "command": "c", "stdin_key": "APP_SECRET"}
+    ]
+
+
 def test_logs_are_read_of_the_processes_that_run_there():
     (web,) = subject.log_probes(SERVICE, "blue", "0")
     assert web["unit"] == "example-service-web@blue.service" and web["allow_empty"] is False and web["format"] == "json"

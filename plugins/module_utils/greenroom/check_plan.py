@@ -184,6 +184,12 @@ def cli_probes(service: Mapping, slot: str) -> list[dict]:
     return probes
 
 
+def configure_steps(service: Mapping) -> list[dict]:
+    """The contract's `configure` as steps for the module `service_configure`."""
+    names = {"id": "id", "name": "name", "command": "command", "unless": "unless", "stdin_secret": "stdin_key"}
+    return [{ours: step[theirs] for theirs, ours in names.items() if step.get(theirs)} for step in service.get("configure") or []]
+
+
 def split(command: str, key: str) -> list[str]:
     """A command of the contract as program and arguments. Raises PlanError for quotes without an end."""
     try:
