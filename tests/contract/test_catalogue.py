@@ -74,7 +74,7 @@ def matches(patterns, entry_id):
 def test_every_id_that_is_used_is_in_a_catalogue(catalogue, used):
     known = [entry.id for entry in catalogue]
     unknown = {pattern: name for pattern, name in used.items() if not any(re.fullmatch(pattern, entry_id) for entry_id in known)}
-    assert unknown == {}
+    assert not unknown, "\n".join(["in no catalogue:", *(f"{name}: {pattern}" for pattern, name in unknown.items())])
 
 
 def test_every_required_id_is_produced(catalogue, used, load):
@@ -84,7 +84,7 @@ def test_every_required_id_is_produced(catalogue, used, load):
     required = [entry for entry in catalogue if entry.kind == "auto" and not entry.not_built and entry.gate_phase in PHASES]
     assert len(required) > 30
     missing = [f"{entry.id} ({entry.where})" for entry in required if entry.id not in excused and not matches(used, entry.id)]
-    assert missing == []
+    assert not missing, "\n".join(["nothing produces:", *missing])
 
 
 def test_the_search_sees_ids_and_nothing_else():

@@ -57,7 +57,7 @@ def fault(command):
 def test_commands_of_the_documents_exist(document):
     assert (ROOT / document).is_file(), f"{document} is missing"
     faults = {command: wrong for command in commands(document) if (wrong := fault(command))}
-    assert faults == {}
+    assert not faults, "\n".join(["", *(f"{command}: {wrong}" for command, wrong in faults.items())])
 
 
 def test_the_check_of_commands_sees_faults():

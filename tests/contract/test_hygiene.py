@@ -60,7 +60,7 @@ def test_no_part_of_the_project_names_an_application(files, text):
         found += [
             f"{name}:{number}: {line.strip()[:100]}" for number, line in enumerate((text(name) or "").splitlines(), 1) if words.search(line)
         ]
-    assert found == []
+    assert not found, "\n".join(["", *found])
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
@@ -75,7 +75,7 @@ def test_no_file_has(what, files, text):
             for number, line in enumerate((text(name) or "").splitlines(), 1)
             if pattern.search(line)
         ]
-    assert found == []
+    assert not found, "\n".join(["", *found])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_task_files_and_python_files_stay_small(files, text):
             found.append(f"{name}: {lines} lines, a task file has at most 150")
         if name.suffix == ".py" and lines > 400:
             found.append(f"{name}: {lines} lines, a Python file has at most 400")
-    assert found == []
+    assert not found, "\n".join(["", *found])
 
 
 def test_a_default_off_failure_has_an_assertion_of_its_own(files, text, load):
@@ -118,7 +118,7 @@ def test_a_default_off_failure_has_an_assertion_of_its_own(files, text, load):
                 register = re.search(r"^\s*register:\s*(\w+)", block, re.M)
                 if not register or len(re.findall(rf"\b{register.group(1)}\b", content)) < 2:
                     found.append(f"{name}: {block.strip().splitlines()[0]}")
-    assert found == []
+    assert not found, "\n".join(["", *found])
 
 
 def test_secrets_are_never_committed(files):
