@@ -432,9 +432,9 @@ class CallbackModule(CallbackBase):
             width = max(len(phase["name"]) for phase in made["phases"])
             for phase in made["phases"]:
                 seconds = report.duration(phase["seconds"]) if phase["seconds"] is not None else ""
-                word = report.WORDS[phase["verdict"]].lower() if phase["name"] not in FRAME or phase["verdict"] != "pass" else "done"
                 checks = phase["reason"] or (f"{phase['passed']} of {phase['required']} checks" if phase["required"] else "")
-                show(f"  {phase['name']:{width}}  {seconds:>12}  {word:12}  {checks}".rstrip(), color=colors[phase["verdict"]])
+                line = f"  {phase['name']:{width}}  {seconds:>12}  {report.phase_word(phase):12}  {checks}"
+                show(line.rstrip(), color=colors[phase["verdict"]])
             show("")
             loose = made["failures"] if made["exit_status"] else []
             for line in [*gate.describe_all(made["blockers"]), *map(report.failure_line, loose)]:

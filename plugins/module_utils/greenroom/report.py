@@ -342,7 +342,7 @@ def markdown(report: Mapping) -> str:
     for phase in report["phases"]:
         seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.0f}"
         checks = f"{phase['passed']} of {phase['required']}" if phase["required"] else ""
-        verdict = WORDS[phase["verdict"]].lower()
+        verdict = phase_word(phase)
         lines.append(f"| {cell(phase['name'])} | {seconds} | {verdict} | {checks} | {cell(phase['reason'] or '')} |")
     if report["blockers"] or report["failures"] or report["errors"]:
         lines += ["", "## Blockers", ""]
@@ -371,6 +371,11 @@ def markdown(report: Mapping) -> str:
                     f"| {cell(show(item['observed'], item['unit']))} | {cell(item['reason'] or '', 300)} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def phase_word(phase: Mapping) -> str:
+    """The verdict of a phase in a word; a phase that requires nothing was only done, not passed."""
+    return "done" if phase["verdict"] == rec.PASS and not phase["required"] else WORDS[phase["verdict"]].lower()
 
 
 def facts_of(report: Mapping) -> list[tuple[str, str]]:
