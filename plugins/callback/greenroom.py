@@ -39,16 +39,11 @@ author: Greenroom (@greenroom)
 import atexit
 import datetime
 import functools
-import getpass
-import json
 import os
 import secrets
-import shutil
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import ansible.module_utils
@@ -61,12 +56,10 @@ if _LIBRARY not in ansible.module_utils.__path__:
     # Ansible adds the project's library to what it ships to hosts; on the control node nobody does it for a callback.
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.greenroom import gate, report
-from ansible.module_utils.greenroom import records as rec
+from ansible.module_utils.greenroom import render, report
+from ansible.module_utils.greenroom.run_log import RunLog
 
-UNREACHABLE_ID = "prep.server.reachable"
-STATUSES = (report.EXIT_FAILED, report.EXIT_REFUSED, report.EXIT_PERSON, report.EXIT_BUSY)
-FRAME = ("entry", "close")  # phases around the work, not counted in `phase 2 of 5`
+COLORS = {"pass": C.COLOR_OK, "fail": C.COLOR_ERROR, "incomplete": C.COLOR_WARN, "not_run": C.COLOR_SKIP}
 
 
 def guarded(method):
@@ -77,7 +70,7 @@ def guarded(method):
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            self.note_error(f"{method.__name__}: {type(error).__name__}: {error}")
+            self.broken(f"{method.__name__}: {type(error).__name__}: {error}")
 
     return wrapper
 
@@ -90,320 +83,139 @@ class CallbackModule(CallbackBase):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.active = False
         self._reset()
 
     def _reset(self) -> None:
-        self.run_id: str | None = None
-        self.run_dir: Path | None = None
-        self.playbook = ""
-        self.started = ""
-        self.clock = 0.0
-        self.planned: list[str] = []
-        self.selected: list[str] = []
-        self.phases: list[dict] = []
-        self.phase: str | None = None
-        self.phase_clock = 0.0
-        self.facts: dict = {}
-        self.catalogue, self.catalogues = None, []
-        self.gated: list[list[str]] = []
-        self.failures: list[dict] = []
-        self.lines = 0
-        self.lease_held = False
-        self.touched = False
-        self.tasks_run = 0
-        self.exit_wanted: int | None = None
-        self.errors: list[str] = []
-        self.task: tuple[str, float, set] | None = None
+        self.log: RunLog | None = None  # of a playbook of Greenroom's own
+        self.active = False  # its folder is there, and it has not ended
+        self.early_error = False
+        self.task: tuple[str, float, set] | None = None  # name, since when, hosts it waits for
         self.ticker: Ticker | None = None
-        self.active = False
 
-    def note_error(self, message: str) -> None:
-        """Remember what went wrong in here and say it at once on stderr."""
-        if message not in self.errors:
-            self.errors.append(message)
-            print(f"greenroom: the record of this run is damaged: {message}", file=sys.stderr, flush=True)
+    def broken(self, message: str) -> None:
+        """Something in here failed, so the record of the run is not whole."""
+        if self.log:
+            self.log.error(message)
+        else:
+            self.early_error = True
+            self._tell(message)
 
-    # Beginning of a run
+    def _tell(self, message: str) -> None:
+        print(f"greenroom: the record of this run is damaged: {message}", file=sys.stderr, flush=True)
+
+    # Beginning
 
     @guarded
     def v2_playbook_on_start(self, playbook):
         self._reset()
-        for play in playbook.get_plays():
-            phase = play.get_vars().get("greenroom_phase")
-            if phase and phase not in self.planned:
-                self.planned.append(phase)
-            if phase and phase not in self.selected and selected_by_tags(play.tags):
-                self.selected.append(phase)
-        if not self.planned:
+        asked = [(play.get_vars().get("greenroom_phase"), selected_by_tags(play.tags)) for play in playbook.get_plays()]
+        planned = list(dict.fromkeys(phase for phase, _chosen in asked if phase))
+        if not planned:
             return
-        now = datetime.datetime.now(datetime.UTC)
-        self.started, self.clock = rec.utc_now(), time.monotonic()
-        self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        folder = Path(self.get_option("reports") or report.PROJECT / "reports")
-        self.run_dir = folder.absolute() / self.run_id
-        name = Path(playbook._file_name).absolute()
-        self.playbook = str(name.relative_to(report.PROJECT)) if name.is_relative_to(report.PROJECT) else name.name
-        os.environ.update(GREENROOM_RUN_ID=self.run_id, GREENROOM_RUN_DIR=str(self.run_dir), GREENROOM_EVIDENCE_LINES="0")
+        run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        folder = Path(self.get_option("reports") or report.PROJECT / "reports").absolute()
+        path = Path(playbook._file_name).absolute()
+        name = str(path.relative_to(report.PROJECT)) if path.is_relative_to(report.PROJECT) else path.name
+        self.log = RunLog(run_id, folder, name, list(context.CLIARGS.get("tags") or []), bool(context.CLIARGS.get("check")), self._tell)
+        self.log.planned = planned
+        self.log.selected = list(dict.fromkeys(phase for phase, chosen in asked if phase and chosen))
+        os.environ.update(GREENROOM_RUN_ID=run_id, GREENROOM_RUN_DIR=str(self.log.dir), GREENROOM_EVIDENCE_LINES="0")
 
     @guarded
     def v2_playbook_on_play_start(self, play):
         phase = play.get_vars().get("greenroom_phase")
-        if self.run_id and phase and not self.active:
+        if not self.log or not phase:
+            return
+        if not self.active:
             self._open()
-        if self.active and phase:
-            self._enter(phase)
+        if self.log.enter(phase):
+            self._display.display(f"── {self.log.position()}", color=C.COLOR_HIGHLIGHT)
 
     def _open(self) -> None:
-        """Make the run's folder and prove that it can be written, before anything else happens."""
+        """A run whose record cannot be written does not begin."""
         try:
-            self.run_dir.mkdir(parents=True)
-            (self.run_dir / "evidence.jsonl").touch(exist_ok=False)
-            self.active = True
-            self._save_run()
+            self.log.open()
         except OSError as error:
-            self.active = False
             print(
-                f"greenroom: {self.run_dir} cannot be written: {error.strerror or error}. Nothing was touched. Free space there, or set"
+                f"greenroom: {self.log.dir} cannot be written: {error.strerror or error}. Nothing was touched. Free space there, or set"
                 " GREENROOM_REPORTS to another folder.",
                 file=sys.stderr,
             )
             raise SystemExit(report.EXIT_REFUSED) from error
-        self._read_catalogue()
+        self.active = True
         atexit.register(self._at_exit, os.getpid())
         self.ticker = Ticker(self)
         self.ticker.start()
-
-    def _enter(self, phase: str) -> None:
-        if phase == self.phase:
-            return
-        self._leave()
-        self.phase, self.phase_clock = phase, time.monotonic()
-        if phase in self.selected:
-            self._begin()
-
-    def _begin(self) -> None:
-        """The phase is really run: it gets its place in the timeline and a line on the terminal."""
-        if not any(item["name"] == self.phase for item in self.phases):
-            self.phases.append({"name": self.phase, "start_s": round(time.monotonic() - self.clock, 2), "seconds": 0.0})
-        self._save_run()
-        self._display.display(f"── {self.position()}", color=C.COLOR_HIGHLIGHT)
-
-    def _leave(self) -> None:
-        for item in self.phases:
-            if item["name"] == self.phase:
-                item["seconds"] = round(item["seconds"] + time.monotonic() - self.phase_clock, 2)
-        self.phase = None
-
-    def position(self) -> str:
-        """`phase 2 of 5: release, 1 min 04 s since the start`."""
-        counted = [name for name in self.planned if name in self.selected and name not in FRAME]
-        since = f", {report.duration(elapsed)} since the start" if (elapsed := time.monotonic() - self.clock) > 1 else ""
-        number = f"phase {counted.index(self.phase) + 1} of {len(counted)}: " if self.phase in counted else ""
-        return f"{number}{self.phase}{since}"
 
     # Tasks and their results
 
     @guarded
     def v2_playbook_on_task_start(self, task, is_conditional):
-        if self.active:
-            self.task = (task.get_name(), time.monotonic(), set())
+        self._task_begins(task)
 
-    v2_playbook_on_handler_task_start = guarded(lambda self, task: self.v2_playbook_on_task_start(task, False))
-    v2_playbook_on_cleanup_task_start = v2_playbook_on_handler_task_start
+    @guarded
+    def v2_playbook_on_handler_task_start(self, task):
+        self._task_begins(task)
+
+    def _task_begins(self, task) -> None:
+        self.task = (task.get_name(), time.monotonic(), set())
 
     @guarded
     def v2_runner_on_start(self, host, task):
         if self.active and self.task:
             self.task[2].add(host.get_name())
-            self.tasks_run += 1
-            if self.phase and self.phase not in self.selected:
-                self.selected.append(self.phase)  # the play was not asked for by its tags, but a task in it was
-                self._begin()
+            self.log.task_started()
 
     @guarded
     def v2_runner_on_ok(self, result):
-        self._done(result)
-        self._collect(result)
-        self.touched |= result.is_changed() and self.phase != "entry" and not context.CLIARGS.get("check")
+        self._take(result)
+        if self.active and result.is_changed() and self.log.phase != "entry" and not self.log.check:
+            self.log.touched = True
 
     @guarded
     def v2_runner_on_skipped(self, result):
-        self._done(result)
-        self._collect(result)  # a loop with skipped and finished items is reported as skipped only if all were
+        self._take(result)
 
     @guarded
     def v2_runner_on_failed(self, result, ignore_errors=False):
-        self._done(result)
-        collected = self._collect(result)
-        if not self.active or ignore_errors:
-            return
-        wanted = next((found["greenroom_exit"] for found in parts(result.result) if "greenroom_exit" in found), None)
-        wanted = result.task.get_vars().get("greenroom_exit") if wanted is None else wanted
-        if wanted is not None:
-            if wanted in STATUSES:
-                self.exit_wanted = wanted
-            else:
-                self.note_error(f"task {result.task_name!r}: greenroom_exit must be one of {STATUSES}, not {wanted!r}")
-        covered = any(isinstance(item, dict) and item.get("status") in gate.BLOCKING for item in collected)
-        # A gate's message lists the blockers that the report lists as well.
-        covered = covered or any(found.get("blockers") and "verdict" in found for found in parts(result.result))
-        self._fail(result, message_of(result.result), covered)
+        taken = self._take(result)
+        if self.active and not ignore_errors:
+            wanted = result.task.get_vars().get("greenroom_exit")
+            self.log.fail(result.result, taken, result.task.get_name(), measured_host(result), str(result.task.get_path() or ""), wanted)
 
     @guarded
     def v2_runner_on_unreachable(self, result):
-        self._done(result)
-        self._collect(result)
-        if not self.active:
-            return
-        host = delegate(result) or result.host.get_name()
-        message = message_of(result.result) or "unreachable"
-        reason = f"unreachable: {message}"
-        self._append([rec.record(UNREACHABLE_ID, rec.ERROR, "reachable", "unreachable", reason=reason, host=host)])
-        if not result.task.ignore_unreachable:
-            self._fail(result, reason, True)
+        self._take(result)
+        if self.active:
+            where = str(result.task.get_path() or "")
+            self.log.unreachable(result.result, result.task.get_name(), measured_host(result), where, bool(result.task.ignore_unreachable))
+            self._count_lines()
 
-    def _done(self, result) -> None:
+    def _take(self, result) -> list:
+        """Hand a result to the log; returns its evidence. With run_once the inventory host is an arbitrary one, the delegate is not."""
         if self.task:
             self.task[2].discard(result.host.get_name())
-
-    def _fail(self, result, message: str, in_evidence: bool) -> None:
-        where = str(result.task.get_path() or "")
-        prefix = f"{report.PROJECT}{os.sep}"
-        self.failures.append({
-            "phase": self.phase, "host": delegate(result) or result.host.get_name(), "task": result.task.get_name(),
-            "reason": message or "failed without a message", "where": where.removeprefix(prefix), "in_evidence": in_evidence,
-        })  # fmt: skip
-
-    def _collect(self, result) -> list:
-        """Take evidence, facts and the lease out of a result and of its loop items; returns the evidence."""
         if not self.active:
             return []
-        taken: list = []
-        for found in parts(result.result):
-            if found.get("lease_held") is True:
-                self.lease_held = True
-            if isinstance(found.get("greenroom"), dict):
-                self._note_facts(found["greenroom"])
-            evidence = found.get("evidence")
-            if isinstance(evidence, list):
-                taken += evidence
-            elif evidence is not None:
-                self.note_error(f"task {result.task_name!r} on {result.host.get_name()}: evidence is no list")
-        host = result.host.get_name()
-        if result.task.run_once and delegate(result):
-            host = delegate(result)  # the inventory host is an arbitrary one then
-        self._append(taken, host)
+        host = measured_host(result) if result.task.run_once else result.host.get_name()
+        taken = self.log.take(result.result, host, result.task.get_name())
+        self._count_lines()
         return taken
 
-    def _note_facts(self, facts: dict) -> None:
-        """Merge facts of the run. `catalogues` are read at once; `gated` (phases that a gate judged) are kept one by one."""
-        facts = rec.plain(facts)
-        catalogues = facts.pop("catalogues", None)
-        gated = facts.pop("gated", None)
-        if gated:
-            self.gated.append(list(gated))
-        self.facts.update(facts)
-        if catalogues and catalogues != self.catalogues:
-            self.catalogues = list(catalogues)
-            self._read_catalogue()
-        self._save_run()
+    def _count_lines(self) -> None:
+        os.environ["GREENROOM_EVIDENCE_LINES"] = str(self.log.lines)
 
-    def _read_catalogue(self) -> None:
-        self.catalogue, faults = report.load_catalogue(self.catalogues)
-        for fault in faults:
-            self.note_error(fault)
-
-    def _append(self, items: list, host: str | None = None) -> None:
-        """Append records to evidence.jsonl in one write, synced. What is no valid record is written as it is: the gate names it."""
-        if not items:
-            return
-        lines = []
-        for item in items:
-            if isinstance(item, dict):
-                item = {"host": host, "started": rec.utc_now(), **{key: value for key, value in item.items() if value is not None}}
-                entry = self.catalogue.get(item.get("id"))
-                if entry:
-                    item |= {"kind": entry.kind, "phase": entry.phase, "title": entry.title, "source": list(entry.source)}
-                item.setdefault("expected", None)
-                item.setdefault("observed", None)
-                item = {key: item[key] for key in (*rec.KEYS, *item) if key in item}
-            lines.append(json.dumps(rec.plain(item), ensure_ascii=False, allow_nan=False) + "\n")
-        self.lines += len(lines)
-        os.environ["GREENROOM_EVIDENCE_LINES"] = str(self.lines)
-        data = "".join(lines).encode("utf-8", "backslashreplace")
-        try:
-            handle = os.open(self.run_dir / "evidence.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                written = os.write(handle, data)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            if written != len(data):
-                raise OSError(f"only {written} of {len(data)} bytes were written")
-        except OSError as error:
-            self.note_error(f"{self.run_dir}/evidence.jsonl: {error.strerror or error}")
-
-    # End of a run
-
-    def _run(self, exit_status: int | None, interrupted: bool) -> dict:
-        """The content of run.json: everything a report needs beside the evidence."""
-        return {
-            "run_id": self.run_id, "playbook": self.playbook, "started": self.started, "finished": rec.utc_now(),
-            "duration_s": round(time.monotonic() - self.clock, 1), "check": bool(context.CLIARGS.get("check")), "user": user(),
-            "control_node": socket.gethostname(), "tags": list(context.CLIARGS.get("tags") or []), "facts": self.facts,
-            "catalogues": self.catalogues, "planned": self.planned,
-            "selected": [name for name in self.planned if name in self.selected], "phases": self.phases, "gated": self.gated,
-            "failures": self.failures, "exit_status": exit_status, "interrupted": interrupted, "evidence_lines": self.lines,
-            "errors": self.errors,
-        }  # fmt: skip
-
-    def _save_run(self) -> None:
-        """Keep run.json current, so that a run that is killed still gets a report (`scripts/report`)."""
-        report.write_atomically(self.run_dir / "run.json", json.dumps(rec.plain(self._run(report.EXIT_FAILED, True)), ensure_ascii=False))
-
-    def _exit_status(self, failed: bool) -> int:
-        if not failed:
-            return report.EXIT_DONE
-        if self.exit_wanted is not None:
-            return self.exit_wanted
-        if self.lease_held or self.touched:
-            return report.EXIT_FAILED
-        first = self.failures[0]["phase"] if self.failures else self.phase
-        takes_lease = "entry" in self.planned and not context.CLIARGS.get("check")
-        return report.EXIT_REFUSED if takes_lease or first == "entry" else report.EXIT_FAILED
-
-    def _finish(self, failed: bool, interrupted: bool = False) -> int:
-        """Write the reports, print the summary; returns the exit status."""
-        if self.ticker:
-            self.ticker.stop()
-        self._leave()
-        self.active = False
-        if not self.tasks_run and not failed:
-            # Tags or a limit that match nothing end green in Ansible. Here a run that did nothing has proven nothing.
-            reason = "no task was run: the tags or the limit match nothing"
-            self.failures.append({"phase": None, "host": "all", "task": "any", "reason": reason, "where": "", "in_evidence": False})
-            failed, self.exit_wanted, self.phases = True, report.EXIT_REFUSED, []
-        status = self._exit_status(failed)
-        made = None
-        try:
-            run = self._run(status, interrupted)
-            made = report.make(run, self.run_dir)
-            report.write_atomically(self.run_dir / "run.json", json.dumps(rec.plain(run), ensure_ascii=False))
-            report.save(made, self.run_dir)
-            self._point_latest()
-            self._prune()
-        except Exception as error:  # whatever it is, the run must not end green without its report
-            self.note_error(f"the report in {self.run_dir}: {getattr(error, 'strerror', None) or error}")
-        status = made["exit_status"] if made else status
-        if self.errors and status == report.EXIT_DONE:
-            status = report.EXIT_FAILED
-        self._summary(made, status)
-        return status
+    # End
 
     def v2_playbook_on_stats(self, stats):
-        # Errors without an open run: it could not even be started properly, so nothing of it is proven.
-        status = self._finish(bool(stats.failures or stats.dark)) if self.active else report.EXIT_FAILED if self.errors else 0
+        # An error without an open run: it could not even be started properly, so nothing of it is proven.
+        status = report.EXIT_FAILED if self.early_error else report.EXIT_DONE
+        if self.active:
+            try:
+                status = self._finish(bool(stats.failures or stats.dark))
+            except Exception as error:  # Ansible would only warn, and end with 0
+                self._tell(f"{type(error).__name__}: {error}")
+                status = report.EXIT_FAILED
         if status:
             sys.stdout.flush()
             raise SystemExit(status)
@@ -413,41 +225,25 @@ class CallbackModule(CallbackBase):
         if self.active and os.getpid() == pid:
             self._finish(True, interrupted=True)
 
-    def _point_latest(self) -> None:
-        beside = self.run_dir.parent / f".latest.{self.run_id}"
-        beside.symlink_to(self.run_id)
-        beside.replace(self.run_dir.parent / "latest")
-
-    def _prune(self) -> None:
-        runs = sorted(path for path in self.run_dir.parent.iterdir() if report.RUN_ID.fullmatch(path.name) and path.is_dir())
-        for path in runs[: -max(self.get_option("keep"), 1)]:
-            if path != self.run_dir:
-                shutil.rmtree(path)
-
-    def _summary(self, made: dict | None, status: int) -> None:
+    def _finish(self, failed: bool, interrupted: bool = False) -> int:
+        """Write the reports, print the summary; returns the exit status."""
+        self.active = False
+        if self.ticker:
+            self.ticker.stop()
+        made, status = self.log.finish(failed, interrupted, self.get_option("keep"))
         show = self._display.display
-        colors = {"pass": C.COLOR_OK, "fail": C.COLOR_ERROR, "incomplete": C.COLOR_WARN, "not_run": C.COLOR_SKIP}
         show("")
-        if made:
-            width = max(len(phase["name"]) for phase in made["phases"])
-            for phase in made["phases"]:
-                seconds = report.duration(phase["seconds"]) if phase["seconds"] is not None else ""
-                checks = phase["reason"] or (f"{phase['passed']} of {phase['required']} checks" if phase["required"] else "")
-                line = f"  {phase['name']:{width}}  {seconds:>12}  {report.phase_word(phase):12}  {checks}"
-                show(line.rstrip(), color=colors[phase["verdict"]])
-            show("")
-            loose = made["failures"] if made["exit_status"] else []
-            for line in [*gate.describe_all(made["blockers"]), *map(report.failure_line, loose)]:
-                show(f"  - {line}", color=C.COLOR_ERROR)
-        for error in self.errors:
+        for line, verdict in render.summary(made) if made else []:
+            show(line, color=COLORS[verdict])
+        for error in self.log.errors:
             show(f"  - the record of this run is damaged: {error}", color=C.COLOR_ERROR)
-        good = status == report.EXIT_DONE and not self.errors
-        told = made["sentence"] if made and status == made["exit_status"] else report.WORDS[report.VERDICTS[status]]
-        show(told, color=C.COLOR_OK if good else C.COLOR_ERROR)
-        page = self.run_dir / "report.html"
+        told = made["sentence"] if made and status == made["exit_status"] else render.WORDS[report.VERDICTS[status]]
+        show(told, color=C.COLOR_ERROR if status else C.COLOR_OK)
+        page = self.log.dir / "report.html"
         if page.exists():
             place = os.path.relpath(page) if page.is_relative_to(Path.cwd()) else page
             show(f"Report: {place}" + (f"  (exit status {status})" if status else ""))
+        return status
 
 
 class Ticker(threading.Thread):
@@ -474,8 +270,8 @@ class Ticker(threading.Thread):
                 due = min(due * 2, due + 60)
                 names = sorted(set(hosts))
                 more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-                text = f"   … {report.duration(waited)} in \"{name}\", waiting for {', '.join(names[:6])}{more}"
-                self.callback._display.display(f"{text} ({self.callback.position()})", color=C.COLOR_VERBOSE)
+                text = f"   … {render.duration(waited)} in \"{name}\", waiting for {', '.join(names[:6])}{more}"
+                self.callback._display.display(f"{text} ({self.callback.log.position()})", color=C.COLOR_VERBOSE)
                 sys.stdout.flush()
 
     def stop(self) -> None:
@@ -494,32 +290,7 @@ def selected_by_tags(tags: list) -> bool:
     return wanted and not tags & skip and not ("tagged" in skip and "untagged" not in tags)
 
 
-def parts(result: dict) -> Iterator[dict]:
-    """The result itself and, for a loop, the results of its items."""
-    yield result
-    items = result.get("results")
-    if isinstance(items, list):
-        yield from (item for item in items if isinstance(item, dict))
-
-
-def delegate(result) -> str | None:
-    """The host a task was delegated to, by its inventory name; None if it was not."""
+def measured_host(result) -> str:
+    """The host a task was delegated to, by its inventory name; else the host it ran for."""
     found = result.task_fields.get("delegate_to")
-    return found if isinstance(found, str) and found and "{{" not in found else None
-
-
-def message_of(result: dict) -> str:
-    """Why a task failed, in Ansible's words after its own censoring; of a loop, what its failed items say. Never its arguments."""
-    failed = [item for item in parts(result) if item is not result and (item.get("failed") or item.get("unreachable"))]
-    found = list(dict.fromkeys(gate.shorten(item["msg"], 600) for item in failed if item.get("msg")))
-    if found:
-        return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    text = result.get("msg") or result.get("censored") or ""
-    return gate.shorten(text, 1500) if not isinstance(text, str) or "\n" not in text else text.strip()[:3000]
-
-
-def user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None
+    return found if isinstance(found, str) and found and "{{" not in found else result.host.get_name()

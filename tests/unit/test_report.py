@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from ansible.module_utils.greenroom import report
+from ansible.module_utils.greenroom import render, report
 from ansible.module_utils.greenroom.records import record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_a_passed_run_says_what_was_proven():
 def test_every_entry_of_the_catalogue_is_in_every_report_whatever_happened():
     for made in (build(), build(evidence=[]), build(run_of(phases=[], exit_status=3), [])):
         assert [item["id"] for item in made["checklist"]] == list(CATALOGUE.entries)
-        page, text, xml = report.html(made), report.markdown(made), report.junit(made)
+        page, text, xml = render.html(made), render.markdown(made), render.junit(made)
         for name in CATALOGUE.entries:
             assert f">{name}<" in page and name in text.replace("\\", "") and f'name="{name}"' in xml
         assert all(item["status"] == "pass" or item["reason"] for item in made["checklist"])
@@ -85,7 +85,7 @@ def test_every_entry_of_the_catalogue_is_in_every_report_whatever_happened():
 def test_nothing_is_ticked_without_evidence():
     made = build(evidence=[])
     assert made["counts"]["pass"] == 0 and made["verdict"] == "fail" and made["exit_status"] == 2
-    assert 'class="pill s-pass"' not in report.html(made) and "| passed |" not in report.markdown(made)
+    assert 'class="pill s-pass"' not in render.html(made) and "| passed |" not in render.markdown(made)
 
 
 def test_one_missing_record_turns_a_green_run_red():
@@ -97,12 +97,12 @@ def test_one_missing_record_turns_a_green_run_red():
 
 def test_a_problem_in_the_evidence_file_turns_a_green_run_red():
     made = build(problems=[{"line": 7, "id": None, "reason": "is not JSON"}])
-    assert made["verdict"] == "fail" and "line 7" in report.html(made)
+    assert made["verdict"] == "fail" and "line 7" in render.html(made)
 
 
 def test_greenrooms_own_errors_turn_a_green_run_red():
     made = build(run_of(errors=["evidence.jsonl: No space left on device"]))
-    assert (made["verdict"], made["exit_status"]) == ("fail", 2) and "No space left on device" in report.html(made)
+    assert (made["verdict"], made["exit_status"]) == ("fail", 2) and "No space left on device" in render.html(made)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def nasty_report():
 
 
 def test_html_escapes_everything_that_came_from_outside():
-    page = Page(report.html(nasty_report()))
-    clean = Page(report.html(build()))
+    page = Page(render.html(nasty_report()))
+    clean = Page(render.html(build()))
     assert page.tags.count("script") == clean.tags.count("script") == 1
     assert page.text.count("<script>alert(1)</script>") > 12 and "{{ 7 * 7 }}" in page.text and "b" not in page.tags[:5]
 
 
 def test_html_needs_nothing_from_outside():
-    text = report.html(nasty_report())
+    text = render.html(nasty_report())
     page = Page(text)
     assert page.addresses == [] and not {"link", "img", "iframe", "object", "base", "form"} & set(page.tags)
     assert not re.search(r"url\(|@import|//", text[text.index("<style>") : text.index("</style>")])
@@ -224,12 +224,12 @@ def test_html_needs_nothing_from_outside():
 
 def test_html_says_verdict_and_sentence_first():
     made = build()
-    text = Page(report.html(made)).text
+    text = Page(render.html(made)).text
     assert text.index("Passed") < text.index(made["sentence"]) < text.index("Timeline") < text.index("Checklist")
 
 
 def test_markdown_keeps_its_tables():
-    text = report.markdown(nasty_report())
+    text = render.markdown(nasty_report())
     for line in text.splitlines():
         if line.startswith("| ") and "requirement" not in line and "phase | seconds" not in line:
             assert len(re.findall(r"(?<!\\)\|", line)) == 6, line
@@ -238,7 +238,7 @@ def test_markdown_keeps_its_tables():
 
 def test_junit_is_xml_with_the_same_counts():
     made = nasty_report()
-    root = ElementTree.fromstring(report.junit(made))
+    root = ElementTree.fromstring(render.junit(made))
     assert len(root.findall("testsuite[@name!='run']/testcase")) == len(CATALOGUE)
     assert len(root.findall(".//failure")) == made["counts"]["fail"] + made["counts"]["no_evidence"] == 1
     assert len(root.findall(".//skipped")) == made["counts"]["not_run"] + made["counts"]["not_applicable"]
@@ -333,7 +333,7 @@ def test_scripts_report_renders_again(tmp_path):
     ],
 )
 def test_show(value, unit, text):
-    assert report.show(value, unit) == text
+    assert render.show(value, unit) == text
 
 
 @pytest.mark.parametrize(
@@ -341,12 +341,12 @@ def test_show(value, unit, text):
     [(None, "\N{EN DASH}"), (0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (245, "4 min 05 s"), (3725, "1 h 02 min")],
 )
 def test_duration(seconds, text):
-    assert report.duration(seconds) == text
+    assert render.duration(seconds) == text
 
 
 def test_the_timeline_fits_its_frame():
     for made in (build(), build(run_of(phases=[], duration_s=0.0, exit_status=3), []), build(run_of(duration_s=0.5))):
-        drawn = report.timeline(made)
+        drawn = render.timeline(made)
         for bar in drawn["bars"]:
             assert bar["x"] is None or bar["x"] + bar["width"] <= drawn["right"] + 2.1
         assert 1 <= len(drawn["ticks"]) <= 9
