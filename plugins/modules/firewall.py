@@ -20,12 +20,15 @@ options:
   content:
     description:
       - The wanted text of the file. It must replace the table in one step, so it begins by adding and deleting the table.
-      - Needed for O(state=loaded).
+      - Needed for O(state=loaded) and O(state=measured).
     type: str
   state:
-    description: V(loaded) loads what differs; V(confirmed) cancels the timer and writes the file.
+    description:
+      - V(loaded) loads what differs; V(confirmed) cancels the timer and writes the file.
+      - V(measured) changes nothing and leaves evidence (C(prep.network.firewall)) whether the loaded table is the wanted one, and is
+        loaded at boot.
     type: str
-    choices: [loaded, confirmed]
+    choices: [loaded, confirmed, measured]
     default: loaded
   revert_after:
     description: Seconds after which an unconfirmed change is taken back.
@@ -63,17 +66,21 @@ EXAMPLES = r"""
 RETURN = r"""
 pending:
   description: Whether a timer waits to take the table back, so that the connection must be proved.
-  returned: always
+  returned: O(state=loaded) and O(state=confirmed)
   type: bool
 reasons:
   description: What differed, for example that the table is not loaded.
   returned: O(state=loaded)
   type: list
   elements: str
+evidence:
+  description: The record of C(prep.network.firewall), also when the module fails because it is not C(pass).
+  returned: O(state=measured)
+  type: list
+  elements: dict
 """
 
 import difflib
-import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -85,12 +92,18 @@ def main():
         argument_spec={
             "path": {"type": "path", "default": "/etc/greenroom/firewall.nft"},
             "content": {"type": "str"},
-            "state": {"type": "str", "choices": ["loaded", "confirmed"], "default": "loaded"},
+            "state": {"type": "str", "choices": ["loaded", "confirmed", "measured"], "default": "loaded"},
             "revert_after": {"type": "int", "default": 60},
         },
-        required_if=[("state", "loaded", ("content",))],
+        required_if=[("state", "loaded", ("content",)), ("state", "measured", ("content",))],
         supports_check_mode=True,
     )
+    if module.params["state"] == "measured":
+        record = firewall.measure(Path(module.params["path"]), module.params["content"])
+        result = {"changed": False, "evidence": [record]}
+        if record["status"] != "pass":
+            module.fail_json(msg=f"the firewall is not what it should be: {record['reason']}", **result)
+        module.exit_json(**result)
     try:
         module.exit_json(**(load(module) if module.params["state"] == "loaded" else confirm(module)))
     except (firewall.FirewallError, OSError) as error:
@@ -103,13 +116,7 @@ def load(module) -> dict:
     before = _text(path)
     if module.check_mode and not module.get_bin_path("nft"):
         return {"changed": True, "pending": False, "reasons": ["nftables is not installed yet"], "diff": _diff(path, before, text)}
-    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
-        file.write(text)
-        file.flush()
-        try:
-            wanted = firewall.as_text(firewall.wanted(file.name))
-        except firewall.FirewallError as error:
-            raise firewall.FirewallError(str(error).replace(file.name, str(path))) from None
+    wanted = firewall.as_text(firewall.wanted_text(path, text))
     loaded = firewall.as_text(firewall.loaded())
     reasons = []
     if not loaded:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
+from .records import measured
+
 FAMILY, TABLE = "inet", "greenroom"
+UNIT = "greenroom-firewall.service"
 REVERT_UNIT = "greenroom-firewall-revert"
 
 
@@ -55,9 +59,24 @@ def wanted(path: str | Path) -> list:
     return plain(_run(["unshare", "--net", "sh", "-c", script, "sh", str(path), FAMILY, TABLE]))
 
 
+def wanted_text(path: Path, text: str) -> list:
+    """As `wanted`, for a text that is meant to become the file `path`, which nft's words name."""
+    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
+        file.write(text)
+        file.flush()
+        try:
+            return wanted(file.name)
+        except FirewallError as error:
+            raise FirewallError(str(error).replace(file.name, str(path))) from None
+
+
 def as_text(rules: list | None) -> str:
     """One rule a line, for a hash or a comparison by eye; empty for no table."""
     return "".join(json.dumps(item, sort_keys=True) + "\n" for item in rules or [])
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
 
 
 def write(path: Path, text: str) -> None:
@@ -82,14 +101,10 @@ def load(path: Path, text: str, revert_after_s: int) -> None:
     The timer runs on the host, so the way back needs no connection. A second `load` before that starts the time anew.
     Raises FirewallError before anything has changed if nft refuses the text.
     """
+    wanted_text(path, text)
     candidate = candidate_of(path)
     stop_timer()
     write(candidate, text)
-    try:
-        wanted(candidate)
-    except FirewallError as error:
-        candidate.unlink()
-        raise FirewallError(str(error).replace(str(candidate), str(path))) from None
     back = f'if [ -e "{path}" ]; then nft -f "{path}"; else nft delete table {FAMILY} {TABLE}; fi; rm -f "{candidate}"'
     timer = [f"--unit={REVERT_UNIT}", f"--on-active={revert_after_s}", "--timer-property=AccuracySec=1s"]
     _run(["systemd-run", "--quiet", "--collect", *timer, "/bin/sh", "-c", back])
@@ -118,3 +133,42 @@ def confirm(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def measure(path: Path, text: str) -> dict:
+    """Evidence `prep.network.firewall`: the loaded table is the wanted one, drops what no rule allows, and is loaded at boot."""
+    with measured("prep.network.firewall", expected="the wanted table is loaded, drops by default, and is loaded at boot") as check:
+        asked = wanted_text(path, text)
+        found = loaded() or []
+        chains = [item["chain"] for item in found if "chain" in item]
+        drops = any(chain.get("hook") == "input" and chain.get("policy") == "drop" for chain in chains)
+        enabled = subprocess.run(["systemctl", "is-enabled", "--quiet", UNIT], check=False).returncode == 0
+        rules = sum("rule" in item for item in found)
+        problems = [
+            *(["the table is not loaded"] if not found else []),
+            *(["the loaded rules are not the wanted ones"] if found and as_text(found) != as_text(asked) else []),
+            *(["what no rule allows is let in"] if found and not drops else []),
+            *(
+                [f"{path} is not the wanted file, so the next boot loads another table"]
+                if not path.exists() or path.read_text() != text
+                else []
+            ),
+            *([f"{UNIT} is not enabled, so no table is loaded at boot"] if not enabled else []),
+            *(["a change waits to be confirmed or taken back"] if pending() else []),
+        ]
+        check.detail = {"rules": rules, "counters": counters()}
+        check.judge(not problems, f"{rules} rules loaded" if found else "no table", "; ".join(problems) or None)
+    return check.record
+
+
+def counters() -> dict:
+    """Packets counted so far by the rules that carry a comment and a counter, by comment, e.g. {"dropped": 12}."""
+    if loaded() is None:
+        return {}
+    items = json.loads(_run(["nft", "-j", "list", "table", FAMILY, TABLE]))["nftables"]
+    found = {}
+    for rule in (item["rule"] for item in items if "rule" in item):
+        counted = [part["counter"]["packets"] for part in rule["expr"] if isinstance(part.get("counter"), dict)]
+        if counted and rule.get("comment"):
+            found[rule["comment"]] = counted[0]
+    return found

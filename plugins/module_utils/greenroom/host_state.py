@@ -14,6 +14,7 @@ import pwd
 import ssl
 import stat
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def contents(paths: Iterable[str]) -> dict[str, str | None]:
 def units(names: Iterable[str]) -> dict[str, dict]:
     """State of systemd units: {loaded, active, enabled, needs_reload, pid, started}; `active` and the others are systemd's own words.
 
-    A name with `*` stands for the units in systemd's memory that it matches; one that was never started or stopped cleanly is not among them.
+    A name with `*` stands for the units in systemd's memory that it matches; one that never started or was stopped is not among them.
     `started` is seconds since 1970 at which the unit became active, None if it isn't. Raises RuntimeError if systemd does not answer.
     """
     names = list(names)
@@ -106,8 +107,8 @@ def units(names: Iterable[str]) -> dict[str, dict]:
     for chosen in ([name for name in names if not glob.has_magic(name)], [name for name in names if glob.has_magic(name)]):
         if not chosen:
             continue
-        wanted = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,ActiveEnterTimestamp"
-        asked = ["systemctl", "show", "--timestamp=unix", f"--property={wanted}", "--", *chosen]
+        wanted = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,ActiveEnterTimestampMonotonic"
+        asked = ["systemctl", "show", f"--property={wanted}", "--", *chosen]
         answer = subprocess.run(asked, capture_output=True, text=True, check=False)
         blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in answer.stdout.strip().split("\n\n") if block]
         exact = not glob.has_magic(chosen[0])
@@ -118,14 +119,15 @@ def units(names: Iterable[str]) -> dict[str, dict]:
 
 
 def _unit(block: Mapping[str, str]) -> dict:
-    stamp = block.get("ActiveEnterTimestamp", "").lstrip("@")
+    since_boot = int(block.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    started = time.time() - time.monotonic() + since_boot if since_boot and block.get("ActiveState") == "active" else None
     return {
         "loaded": block.get("LoadState") == "loaded",
         "active": block.get("ActiveState", "unknown"),
         "enabled": block.get("UnitFileState") or "disabled",
         "needs_reload": block.get("NeedDaemonReload") == "yes",
         "pid": int(block.get("MainPID") or 0) or None,
-        "started": int(stamp) if stamp.isdigit() and int(stamp) else None,
+        "started": started and round(started, 2),
     }
 
 
