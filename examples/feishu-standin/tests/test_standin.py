@@ -95,7 +95,9 @@ def test_a_uuid_is_sent_once_within_an_hour(http, clock):
     access = token(http).json()["tenant_access_token"]
     ids = {send(http, access, uuid="same").json()["data"]["message_id"] for _ in range(3)}
     assert len(ids) == 1
-    assert http.get("/standin/received?uuid=same").json()["count"] == 1
+    body = http.get("/standin/received?uuid=same").json()
+    assert [(m["receive_id"], m["text"], m["app_id"]) for m in body["messages"]] == [("ou_1", "hello", APP)]
+    assert (body["count"], body["messages_taken"]) == (1, 1)
     clock.now += 3601
     assert send(http, access, uuid="same").json()["data"]["message_id"] not in ids
     http.delete("/standin/received")

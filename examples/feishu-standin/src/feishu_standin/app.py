@@ -73,7 +73,7 @@ class Feishu:
         self.current: dict[tuple[str, str], str] = {}  # (app_id, kind) -> token
         self.received: deque[dict[str, Any]] = deque(maxlen=KEPT_MESSAGES)
         self.uuids: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
-        self.counts = {"tokens_issued": 0, "messages": 0, "rate_limited": 0}
+        self.counts = {"tokens_issued": 0, "messages_taken": 0, "rate_limited": 0}
 
     def token(self, kind: str, body: dict[str, Any]) -> Answer:
         """auth/v3/{tenant,app}_access_token/internal"""
@@ -146,7 +146,7 @@ class Feishu:
                 "uuid": uuid,
             }
         )
-        self.counts["messages"] += 1
+        self.counts["messages_taken"] += 1
         return 200, {"code": 0, "msg": "success", "data": data}, {}
 
     def user(self, authorization: str, open_id: str) -> Answer:
@@ -236,7 +236,7 @@ def create_app(feishu: Feishu) -> Starlette:
             feishu.received.clear()
         uuid = request.query_params.get("uuid")
         found = [message for message in feishu.received if uuid is None or message["uuid"] == uuid]
-        return JSONResponse({"stand_in": True, "count": len(found), "messages": found, **feishu.counts})
+        return JSONResponse({"stand_in": True, **feishu.counts, "count": len(found), "messages": found})
 
     async def health(_request: Request) -> JSONResponse:
         release = os.environ.get("GREENROOM_RELEASE", "unreleased")

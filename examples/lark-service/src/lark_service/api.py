@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -70,7 +71,8 @@ def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) ->
     return Response(orjson.dumps(body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
+    # async, because FastAPI runs every other function in a thread: two more switches for each request
     return request.app.state.services  # type: ignore[no-any-return]
 
 
@@ -197,9 +199,10 @@ class RequestContext:
             metrics.REQUESTS.labels(scope["method"], route, str(status)).inc()
             metrics.DURATION.labels(route).observe(took)
             quiet = status < 400 and took < SLOW_S and scope["method"] == "GET"
-            (log.debug if quiet else log.info)(
-                "request", method=scope["method"], path=scope["path"], route=route, status=status, duration_ms=round(took * 1000, 2)
-            )
+            if not quiet or logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+                (log.debug if quiet else log.info)(
+                    "request", method=scope["method"], path=scope["path"], route=route, status=status, duration_ms=round(took * 1000, 2)
+                )
 
 
 def _failure(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:

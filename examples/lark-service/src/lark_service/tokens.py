@@ -61,6 +61,10 @@ class Tokens:
                     return result
                 app_id, kind, secret = due
                 seen.append(f"{app_id}/{kind}")
+                # The search for what is due saw the tokens as they were before the lock was had; another process may have been faster.
+                current = await self._store.token(app_id, kind, db)
+                if current and current.remaining_s >= self._margin_s:
+                    continue
                 try:
                     result.refreshed.append(await self._issue(db, app_id, kind, secret))
                 except FeishuError as error:
