@@ -75,9 +75,15 @@ class Server:
             options = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self.folder), **(self.env or {})}, **options,
-            )  # fmt: skip
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self.folder), **(self.env or {})},
+                **options,
+            )
         try:
             wait_for(self._up, self.argv[0])
         except AssertionError as error:
@@ -95,10 +101,8 @@ class Server:
             return
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(sig)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # what the server started and left
         self.process.wait(20)
@@ -135,7 +139,9 @@ class Authority:
         x509, now = self._x509, datetime.datetime.now(datetime.UTC)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
         builder = builder.serial_number(x509.random_serial_number()).add_extension(constraints, critical=True)
-        builder = builder.not_valid_before(now + datetime.timedelta(days=start_days)).not_valid_after(now + datetime.timedelta(days=end_days))
+        builder = builder.not_valid_before(now + datetime.timedelta(days=start_days)).not_valid_after(
+            now + datetime.timedelta(days=end_days)
+        )
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         if names:
@@ -165,9 +171,7 @@ class Authority:
         cert_file, key_file = self.folder / f"{label}.pem", self.folder / f"{label}.key"
         cert_file.write_bytes(self._pem(certificate))
         key_file.touch(mode=0o600)
-        key_file.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         if owner and os.geteuid() == 0:
             shutil.chown(key_file, owner)
         return cert_file, key_file
@@ -186,7 +190,9 @@ class Postgres(Server):
     def sql(self, *statements: str, dbname: str = "postgres"):
         import psycopg
 
-        with psycopg.connect(host=self.host, port=self.port, dbname=dbname, user="postgres", password=self.password, autocommit=True) as connection:
+        with psycopg.connect(
+            host=self.host, port=self.port, dbname=dbname, user="postgres", password=self.password, autocommit=True
+        ) as connection:
             for statement in statements:
                 cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
@@ -200,8 +206,19 @@ def postgres(tmp_path_factory, authority):
     binary = program("postgres", "/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/*/bin/postgres")
     bin_dir, data, port = Path(binary).parent, folder / "data", free_port()
     (folder / "password").write_text(PASSWORD)
-    initdb = [str(bin_dir / "initdb"), "-D", str(data), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "-E", "UTF8",
-              "--locale=C.UTF-8", "--no-sync"]  # fmt: skip
+    initdb = [
+        str(bin_dir / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "postgres",
+        "--auth=scram-sha-256",
+        f"--pwfile={folder / 'password'}",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]
     options = {"user": pwd.getpwnam(user).pw_uid, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **options)
     cert, key = authority.issue("postgres", "localhost", "127.0.0.1", owner=user)
@@ -242,15 +259,24 @@ def rabbitmq(tmp_path_factory, authority):
         "ssl_options.verify = verify_none\nssl_options.versions.1 = tlsv1.2\nssl_options.versions.2 = tlsv1.3\n"
     )
     env = {
-        "RABBITMQ_NODENAME": f"greenroom-{os.getpid()}-{port}@localhost", "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"), "RABBITMQ_LOG_BASE": str(folder / "log"), "RABBITMQ_DIST_PORT": str(dist_port),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_PID_FILE": str(folder / "pid"), "ERL_EPMD_PORT": str(epmd_port),
-        "ERL_EPMD_ADDRESS": "127.0.0.1", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-    }  # fmt: skip
+        "RABBITMQ_NODENAME": f"greenroom-{os.getpid()}-{port}@localhost",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_DIST_PORT": str(dist_port),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "ERL_EPMD_PORT": str(epmd_port),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+    }
     (folder / "plugins").write_text("[].\n")
     # The port mapper as a child of ours: started by the node it would become a daemon of nobody's.
-    epmd = Server([program("epmd", "/usr/lib/erlang/erts-*/bin/epmd"), "-port", str(epmd_port), "-address", "127.0.0.1"],
-                  lambda: socket.create_connection(("127.0.0.1", epmd_port), 1).close() or True, folder)  # fmt: skip
+    epmd = Server(
+        [program("epmd", "/usr/lib/erlang/erts-*/bin/epmd"), "-port", str(epmd_port), "-address", "127.0.0.1"],
+        lambda: socket.create_connection(("127.0.0.1", epmd_port), 1).close() or True,
+        folder,
+    )
 
     def ready():
         socket.create_connection(("127.0.0.1", tls_port), 1).close()
@@ -274,7 +300,19 @@ def rabbitmq(tmp_path_factory, authority):
 def redis_server(tmp_path_factory):
     """A running Redis with a password: attributes host, port, password; methods stop(), start()."""
     folder, port = server_folder(tmp_path_factory, "redis"), free_port()
-    argv = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD, "--save", "", "--dir", str(folder)]
+    argv = [
+        program("redis-server"),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        PASSWORD,
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     server = Server(argv, lambda: socket.create_connection(("127.0.0.1", port), 1).close() or True, folder)
     server.host, server.port, server.password = "127.0.0.1", port, PASSWORD
     try:

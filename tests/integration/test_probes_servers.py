@@ -28,11 +28,23 @@ def app(postgres):
         "CREATE DATABASE app_staging",
     )
     postgres.sql(
-        "CREATE EXTENSION pgcrypto", "CREATE TABLE tokens (id int PRIMARY KEY, v text)", "CREATE INDEX tokens_v ON tokens (v)",
-        "INSERT INTO tokens VALUES (1, 'one'), (2, 'two')", "GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO app",
-        "CREATE TABLE hidden (id int)", "CREATE SCHEMA scratch AUTHORIZATION app", dbname="app_staging",
-    )  # fmt: skip
-    return {"type": "postgresql", "host": "127.0.0.1", "port": postgres.port, "dbname": "app_staging", "user": "app", "password_key": "right"}
+        "CREATE EXTENSION pgcrypto",
+        "CREATE TABLE tokens (id int PRIMARY KEY, v text)",
+        "CREATE INDEX tokens_v ON tokens (v)",
+        "INSERT INTO tokens VALUES (1, 'one'), (2, 'two')",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO app",
+        "CREATE TABLE hidden (id int)",
+        "CREATE SCHEMA scratch AUTHORIZATION app",
+        dbname="app_staging",
+    )
+    return {
+        "type": "postgresql",
+        "host": "127.0.0.1",
+        "port": postgres.port,
+        "dbname": "app_staging",
+        "user": "app",
+        "password_key": "right",
+    }
 
 
 def test_postgresql_connects_and_states_its_version(app):
@@ -42,29 +54,32 @@ def test_postgresql_connects_and_states_its_version(app):
     assert record["detail"]["target"] == f"127.0.0.1:{app['port']}/app_staging"
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    ({"password_key": "wrong"}, "password authentication failed"),
-    ({"user": "nobody_here"}, "authentication failed"),
-    ({"dbname": "nowhere"}, "does not exist"),
-    ({"port": 1}, "onnection refused"),
-    ({"version_min": 99}, "≥ 99"),
-    ({"ssl": True, "sslmode": "disable"}, "TLS"),
-    ({"ssl": False, "sslmode": "require"}, "plain"),
-    ({"extensions": ["pgcrypto", "postgis"]}, "missing: postgis"),
-    ({"tables": ["tokens", "user_cache"]}, "missing: public.user_cache"),
-    ({"indexes": ["tokens_pkey", "tokens_other"]}, "missing: public.tokens_other"),
-    ({"privileges": [{"object": "tokens", "kind": "table", "has": ["SELECT", "TRUNCATE"]}]}, "no TRUNCATE"),
-    ({"privileges": [{"object": "tokens", "kind": "table", "has_not": ["DELETE"]}]}, "has DELETE"),
-    ({"refused": ["SELECT 1"]}, "may run"),
-    ({"refused": ["SELECT nonsense"]}, "another reason"),
-    ({"query": "SELECT count(*) FROM tokens", "expect": 3}, "gives 2"),
-    ({"query": "SELECT v FROM tokens WHERE id = 9", "expect": "x"}, "no row"),
-    ({"query": "SELECT id FROM hidden", "expect": "x"}, "permission denied"),
-    ({"query": "SELECT pg_sleep(30)", "expect": "", "timeout_s": 2}, "statement timeout"),
-    ({"crud": True, "crud_schema": "public"}, "permission denied"),
-    ({"crud": True, "crud_schema": "missing"}, "does not exist"),
-    ({"sslmode": "verify-full", "ca_file": "/nowhere.pem"}, "/nowhere.pem"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"password_key": "wrong"}, "password authentication failed"),
+        ({"user": "nobody_here"}, "authentication failed"),
+        ({"dbname": "nowhere"}, "does not exist"),
+        ({"port": 1}, "onnection refused"),
+        ({"version_min": 99}, "≥ 99"),
+        ({"ssl": True, "sslmode": "disable"}, "TLS"),
+        ({"ssl": False, "sslmode": "require"}, "plain"),
+        ({"extensions": ["pgcrypto", "postgis"]}, "missing: postgis"),
+        ({"tables": ["tokens", "user_cache"]}, "missing: public.user_cache"),
+        ({"indexes": ["tokens_pkey", "tokens_other"]}, "missing: public.tokens_other"),
+        ({"privileges": [{"object": "tokens", "kind": "table", "has": ["SELECT", "TRUNCATE"]}]}, "no TRUNCATE"),
+        ({"privileges": [{"object": "tokens", "kind": "table", "has_not": ["DELETE"]}]}, "has DELETE"),
+        ({"refused": ["SELECT 1"]}, "may run"),
+        ({"refused": ["SELECT nonsense"]}, "another reason"),
+        ({"query": "SELECT count(*) FROM tokens", "expect": 3}, "gives 2"),
+        ({"query": "SELECT v FROM tokens WHERE id = 9", "expect": "x"}, "no row"),
+        ({"query": "SELECT id FROM hidden", "expect": "x"}, "permission denied"),
+        ({"query": "SELECT pg_sleep(30)", "expect": "", "timeout_s": 2}, "statement timeout"),
+        ({"crud": True, "crud_schema": "public"}, "permission denied"),
+        ({"crud": True, "crud_schema": "missing"}, "does not exist"),
+        ({"sslmode": "verify-full", "ca_file": "/nowhere.pem"}, "/nowhere.pem"),
+    ],
+)
 def test_postgresql_is_red_on(app, change, told):
     record = measure(**{**app, **change})
     assert record["status"] == "fail"
@@ -73,12 +88,20 @@ def test_postgresql_is_red_on(app, change, told):
 
 def test_postgresql_contents_are_compared(app, postgres):
     record = measure(
-        **app, extensions=["pgcrypto"], tables=["tokens"], indexes=["tokens_pkey", "tokens_v"],
-        privileges=[{"object": "tokens", "kind": "table", "has": ["SELECT", "INSERT"], "has_not": ["TRUNCATE"]},
-                    {"object": "public", "kind": "schema", "has_not": ["CREATE"]}],
-        refused=["CREATE TABLE public.x (i int)", "DROP TABLE tokens"], query="SELECT id FROM tokens ORDER BY id", expect=[1, 2],
-        sslmode="verify-full", ca_file=str(postgres.ca_file),
-    )  # fmt: skip
+        **app,
+        extensions=["pgcrypto"],
+        tables=["tokens"],
+        indexes=["tokens_pkey", "tokens_v"],
+        privileges=[
+            {"object": "tokens", "kind": "table", "has": ["SELECT", "INSERT"], "has_not": ["TRUNCATE"]},
+            {"object": "public", "kind": "schema", "has_not": ["CREATE"]},
+        ],
+        refused=["CREATE TABLE public.x (i int)", "DROP TABLE tokens"],
+        query="SELECT id FROM tokens ORDER BY id",
+        expect=[1, 2],
+        sslmode="verify-full",
+        ca_file=str(postgres.ca_file),
+    )
     assert record["status"] == "pass", record
     assert measure(**app, query="SELECT id, v FROM tokens WHERE id = %s", parameters=[1], expect=[[1, "one"]])["status"] == "pass"
     assert measure(**app, query="SELECT id FROM tokens WHERE false", expect=[])["status"] == "pass"
@@ -110,8 +133,9 @@ def test_postgresql_crud_sees_a_value_that_changed_on_its_way(app, postgres):
                  EXECUTE format('CREATE TRIGGER t BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION spoil()', made.object_identity);
                END IF;
              END LOOP; END $$""",
-        "CREATE EVENT TRIGGER spoil_all ON ddl_command_end EXECUTE FUNCTION on_create()", dbname="app_staging",
-    )  # fmt: skip
+        "CREATE EVENT TRIGGER spoil_all ON ddl_command_end EXECUTE FUNCTION on_create()",
+        dbname="app_staging",
+    )
     try:
         record = measure(**app, crud=True, crud_schema="scratch")
     finally:
@@ -158,16 +182,19 @@ def test_amqp_over_tls_is_verified(broker, rabbitmq):
     assert "certificate refused" in record["reason"]
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    ({"password_key": "wrong"}, "refuses the user or its password"),
-    ({"vhost": "/nowhere"}, "denies this user the virtual host"),
-    ({"port": 1}, "connection refused"),
-    ({"queues": ["absent"]}, "queue absent"),
-    ({"exchanges": ["absent"]}, "exchange absent"),
-    ({"version": "4"}, "not RabbitMQ 4"),
-    ({"version_min": "99"}, "≥ 99"),
-    ({"expect": "refused"}, "the login works and must not"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"password_key": "wrong"}, "refuses the user or its password"),
+        ({"vhost": "/nowhere"}, "denies this user the virtual host"),
+        ({"port": 1}, "connection refused"),
+        ({"queues": ["absent"]}, "queue absent"),
+        ({"exchanges": ["absent"]}, "exchange absent"),
+        ({"version": "4"}, "not RabbitMQ 4"),
+        ({"version_min": "99"}, "≥ 99"),
+        ({"expect": "refused"}, "the login works and must not"),
+    ],
+)
 def test_amqp_is_red_on(broker, change, told):
     record = measure(**{**broker, **change})
     assert record["status"] == "fail"
@@ -192,8 +219,9 @@ def test_amqp_user_without_rights_cannot_make_the_round_trip(broker, rabbitmq):
 def test_amqp_finds_queues(broker, rabbitmq):
     import pika
 
-    connection = pika.BlockingConnection(pika.ConnectionParameters(
-        "127.0.0.1", rabbitmq.port, "/test", pika.PlainCredentials("tester", rabbitmq.password)))  # fmt: skip
+    connection = pika.BlockingConnection(
+        pika.ConnectionParameters("127.0.0.1", rabbitmq.port, "/test", pika.PlainCredentials("tester", rabbitmq.password))
+    )
     connection.channel().queue_declare("work", durable=True)
     connection.close()
     assert measure(**broker, queues=["work"], exchanges=["amq.topic"])["status"] == "pass"
@@ -251,7 +279,12 @@ def tls_site(nginx, cert, key, protocols="TLSv1.2 TLSv1.3", ciphers=""):
 
 def test_https_through_a_gateway_by_name(nginx, authority):
     site = tls_site(nginx, *authority.issue("site", "app.staging.internal"))
-    probe = {"type": "http", "url": "https://app.staging.internal/ok", "connect_to": f"127.0.0.1:{site.tls_port}", "ca_file": str(authority.ca_file)}
+    probe = {
+        "type": "http",
+        "url": "https://app.staging.internal/ok",
+        "connect_to": f"127.0.0.1:{site.tls_port}",
+        "ca_file": str(authority.ca_file),
+    }
     record = measure(**probe, json={"status": "healthy", "host": "app.staging.internal"}, response_headers={"X-Frame-Options": "DENY"})
     assert record["status"] == "pass", record
     assert record["detail"]["tls"] == "TLSv1.3"
@@ -287,8 +320,17 @@ def test_tls_server_that_still_speaks_old_protocols(nginx, authority):
     record = measure(type="tls", host="127.0.0.1", port=site.tls_port, sni="app.staging.internal", ca_file=str(authority.ca_file))
     assert record["status"] == "fail"
     assert "accepts TLSv1.1" in record["reason"]
-    assert measure(type="tls", host="127.0.0.1", port=site.tls_port, sni="app.staging.internal", ca_file=str(authority.ca_file),
-                   min_protocol="TLSv1")["status"] == "pass"  # fmt: skip
+    assert (
+        measure(
+            type="tls",
+            host="127.0.0.1",
+            port=site.tls_port,
+            sni="app.staging.internal",
+            ca_file=str(authority.ca_file),
+            min_protocol="TLSv1",
+        )["status"]
+        == "pass"
+    )
 
 
 def test_tls_on_a_port_without_tls(nginx, authority):

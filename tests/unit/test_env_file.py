@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 NASTY = {
     "SPACES": "  two  words  ",
-    "QUOTES": "it's \"quoted\"",
+    "QUOTES": 'it\'s "quoted"',
     "DOLLAR": "$HOME ${PATH} $$ $(id)",
     "HASH": "#start a #middle ;x",
     "EQUALS": "a=b==c",
-    "BACKSLASH": "\\ \\\\ \\n \\$ \\\" end\\",
+    "BACKSLASH": '\\ \\\\ \\n \\$ \\" end\\',
     "BACKTICK": "`id`",
     "UNICODE": "Grüße 飞书 🚀 \u00a0",
     "TAB": "a\tb",

@@ -25,11 +25,18 @@ DECLARED = [
     {"key": "API_KEY", "secret": True, "min_length": 24},
 ]
 GOOD = {
-    "LOG_LEVEL": "INFO", "WORKERS": "4", "RATIO": "0.5", "DEBUG": "false", "BASE_URL": "https://example.staging.internal/x",
-    "CA_FILE": "/etc/ssl/ca.pem", "MAIL": "ops@corp.internal", "APP_ID": "cli_ab12", "NOTE": "two words # $x",
+    "LOG_LEVEL": "INFO",
+    "WORKERS": "4",
+    "RATIO": "0.5",
+    "DEBUG": "false",
+    "BASE_URL": "https://example.staging.internal/x",
+    "CA_FILE": "/etc/ssl/ca.pem",
+    "MAIL": "ops@corp.internal",
+    "APP_ID": "cli_ab12",
+    "NOTE": "two words # $x",
     "DATABASE_URL": "postgresql://app:hG7%2Bk2Lq9zR4vX1m@db.staging.internal:5432/example_staging",
     "API_KEY": "9f2c4e7ab1d84c0f93e6a5d2b7c81f04",
-}  # fmt: skip
+}
 
 
 def problems_of(change=None, drop=(), declared=DECLARED, **options):
@@ -45,9 +52,12 @@ def test_a_good_environment_passes_everything():
     report = problems_of()
     assert report.problems == []
     assert {item["id"]: item["status"] for item in report.evidence} == {
-        "config.required": "pass", "config.format": "pass", "config.no_examples": "pass", "config.secret.strength": "pass",
+        "config.required": "pass",
+        "config.format": "pass",
+        "config.no_examples": "pass",
+        "config.secret.strength": "pass",
         "config.validated": "pass",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,7 +103,7 @@ def test_a_good_environment_passes_everything():
     ],
 )
 def test_each_rule_is_red_on_a_real_fault_and_tells_no_value(change, code, evidence):
-    (key, value), = change.items()
+    ((key, value),) = change.items()
     report = problems_of(change)
     assert (key, code) in codes(report)
     status = {item["id"]: item["status"] for item in report.evidence}
@@ -104,9 +114,10 @@ def test_each_rule_is_red_on_a_real_fault_and_tells_no_value(change, code, evide
         assert value not in text
 
 
-@pytest.mark.parametrize("secret", [
-    "9f2c4e7ab1d84c0f93e6a5d2b7c81f04", "kR7!vQ2#xW9@pL4$mN6^bT1&", "correcthorsebatterystaplewagon", "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA=="
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "secret",
+    ["9f2c4e7ab1d84c0f93e6a5d2b7c81f04", "kR7!vQ2#xW9@pL4$mN6^bT1&", "correcthorsebatterystaplewagon", "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA=="],
+)
 def test_strong_secrets_pass(secret):
     assert env_rules.secret_weakness("API_KEY", secret) is None
 
@@ -142,7 +153,7 @@ def test_the_templates_sample_is_red_where_it_is_no_sensible_default(tmp_path):
     assert codes(problems_of(template=str(template))) == {("BASE_URL", "template_value")}
     declared = [dict(item, value=GOOD["BASE_URL"]) if item["key"] == "BASE_URL" else item for item in DECLARED]
     assert codes(problems_of(declared=declared, template=str(template))) == set()
-    assert [problem.code for problem in problems_of(template=str(tmp_path / "none")).problems][0] == "unreadable"
+    assert next(problem.code for problem in problems_of(template=str(tmp_path / "none")).problems) == "unreadable"
 
 
 def test_what_production_names_is_refused_by_key_and_kind():
@@ -152,18 +163,21 @@ def test_what_production_names_is_refused_by_key_and_kind():
     assert "the value names a production domain" in str(report.problems[0])
 
 
-@pytest.mark.parametrize(("value", "marker", "found"), [
-    ("postgresql://u:p@db.example.org:5432/shop", "example.org", True),
-    ("postgresql://u:p@db.example.org.evil:5432/shop", "example.org", False),
-    ("postgresql://u:p@notexample.org/shop", "example.org", False),
-    ("postgresql://u:p@db/shop", "shop", True),
-    ("postgresql://u:p@db/shop_staging", "shop", False),
-    ("postgresql://u:p@db/shop-staging", "shop", False),
-    ("postgresql://u:p@db:5432/x", 5432, True),
-    ("postgresql://u:p@db:15432/x", 5432, False),
-    (5432, 5432, True),
-    ("version 5432", 5432, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "marker", "found"),
+    [
+        ("postgresql://u:p@db.example.org:5432/shop", "example.org", True),
+        ("postgresql://u:p@db.example.org.evil:5432/shop", "example.org", False),
+        ("postgresql://u:p@notexample.org/shop", "example.org", False),
+        ("postgresql://u:p@db/shop", "shop", True),
+        ("postgresql://u:p@db/shop_staging", "shop", False),
+        ("postgresql://u:p@db/shop-staging", "shop", False),
+        ("postgresql://u:p@db:5432/x", 5432, True),
+        ("postgresql://u:p@db:15432/x", 5432, False),
+        (5432, 5432, True),
+        ("version 5432", 5432, False),
+    ],
+)
 def test_markers_are_found_as_whole_names(value, marker, found):
     assert markers.holds(value, marker) is found
 
@@ -221,8 +235,12 @@ def test_the_module_names_keys_and_hands_no_value_back():
     assert sentinel[:8] not in text
     assert "********" not in text  # a value of one letter blots out nothing
     assert {(item["key"], item["code"]) for item in result["problems"]} >= {
-        ("API_KEY", "short_secret"), ("NOTE", "cannot_be_written"), ("WORKERS", "wrong_type"), ("UNKNOWN", "unknown_key"), ("DEBUG", "wrong_type"),
-    }  # fmt: skip
+        ("API_KEY", "short_secret"),
+        ("NOTE", "cannot_be_written"),
+        ("WORKERS", "wrong_type"),
+        ("UNKNOWN", "unknown_key"),
+        ("DEBUG", "wrong_type"),
+    }
     assert "values" not in result["invocation"]["module_args"]
 
 
@@ -274,5 +292,8 @@ def test_two_hundred_bad_files_are_refused_by_the_whole_check(tmp_path):
         assert report.problems, (number, lines)
         assert {item["id"]: item["status"] for item in report.evidence}["config.validated"] == "fail"
         assert all(problem.file == str(path) for problem in report.problems)
-        assert number % len(spoil) in (6, 8) or any(problem.key and problem.key.startswith(key) for problem in report.problems), (number, text)
+        assert number % len(spoil) in (6, 8) or any(problem.key and problem.key.startswith(key) for problem in report.problems), (
+            number,
+            text,
+        )
         assert sentinel not in text

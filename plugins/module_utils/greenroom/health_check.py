@@ -130,7 +130,10 @@ def measure(planned: Planned, secrets: Mapping[str, str], hide: Redactor) -> dic
             outcome = Outcome(
                 records.ERROR, planned.probe.doc, "not measured", f"the probe {planned.probe.type} failed: {text.strip(': ')}"
             )
-        status = {True: records.PASS, False: records.FAIL}.get(outcome.status, outcome.status)
+        status = records.PASS if outcome.status is True else records.FAIL if outcome.status is False else outcome.status
+        if status not in records.STATUSES:
+            outcome = outcome._replace(reason=f"the probe {planned.probe.type} gave no verdict but {type(outcome.status).__name__}")
+            status = records.ERROR
         if status == records.PASS or final or time.monotonic() + pause > until:
             break
         time.sleep(pause)
