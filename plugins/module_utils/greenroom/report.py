@@ -130,7 +130,8 @@ def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
 
 
 def _phases(run: Mapping, judged: Mapping, failures: list, exit_status: int) -> list[dict]:
-    """One dict for each phase of the playbook: name, seconds, verdict, reason, start_s, required, passed, failed tasks included."""
+    """One dict for each phase of the playbook: name, seconds, verdict, reason, start_s, and of its required checks that apply how many
+    there are (required) and how many passed. A failed task makes the verdict of its phase `fail`."""
     earlier = earlier_phases(run.get("facts") or {})
     ran = {phase["name"]: phase for phase in run.get("phases") or []}
     listed = []
@@ -140,9 +141,10 @@ def _phases(run: Mapping, judged: Mapping, failures: list, exit_status: int) -> 
             result for result in judged["results"] if result["gate_phase"] == name
             and result["status"] in gate.BLOCKING
         ]  # fmt: skip
+        apply = sum(result["status"] != rec.NOT_APPLICABLE for result in mine)
         phase = {
             "name": name, "seconds": None, "verdict": rec.NOT_RUN, "reason": None, "start_s": None,
-            "required": len(mine), "passed": sum(result["status"] == rec.PASS for result in mine),
+            "required": apply, "passed": sum(result["status"] == rec.PASS for result in mine),
         }  # fmt: skip
         if name in ran:
             phase.update(seconds=ran[name]["seconds"], start_s=ran[name]["start_s"], verdict=rec.PASS)

@@ -207,10 +207,10 @@ class RunLog:
         return rec.plain({
             "run_id": self.run_id, "playbook": self.playbook, "started": self.started, "finished": rec.utc_now(),
             "duration_s": round(time.monotonic() - self.clock, 1), "check": self.check, "user": _user(),
-            "control_node": socket.gethostname(), "tags": self.tags, "facts": self.facts, "catalogues": self.catalogues, "planned": self.planned,
-            "selected": [name for name in self.planned if name in self.selected], "phases": self.phases, "gated": self.gated,
-            "failures": self.failures, "exit_status": exit_status, "interrupted": interrupted, "evidence_lines": self.lines,
-            "errors": self.errors,
+            "control_node": socket.gethostname(), "tags": self.tags, "facts": self.facts, "catalogues": self.catalogues,
+            "planned": self.planned, "selected": [name for name in self.planned if name in self.selected], "phases": self.phases,
+            "gated": self.gated, "failures": self.failures, "exit_status": exit_status, "interrupted": interrupted,
+            "evidence_lines": self.lines, "errors": self.errors,
         })  # fmt: skip
 
     def save(self, content: dict | None = None) -> None:
