@@ -1,8 +1,26 @@
-"""Filters over the fleet's topology; the logic is in module_utils/greenroom/topology.py."""
+"""Filters over the fleet; the logic is in module_utils/greenroom/topology.py."""
 
 from __future__ import annotations
 
-from ansible.module_utils.greenroom import topology
+from pathlib import Path
+
+import ansible.module_utils
+
+_LIBRARY = str(Path(__file__).resolve().parents[1] / "module_utils")
+if _LIBRARY not in ansible.module_utils.__path__:
+    # Ansible ships the project's library to the hosts; on the control node nobody puts it on the path for a filter.
+    ansible.module_utils.__path__.append(_LIBRARY)
+
+from ansible.errors import AnsibleFilterError  # noqa: E402
+from ansible.module_utils.greenroom import topology  # noqa: E402
+
+
+def resolved_addresses(addresses: dict) -> dict:
+    """{host: name or address} -> {host: address}; raises AnsibleFilterError naming each host whose name does not resolve."""
+    try:
+        return topology.resolved(addresses)
+    except topology.TopologyError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:
@@ -10,8 +28,12 @@ class FilterModule:
 
     def filters(self) -> dict:
         return {
-            # {{ service | firewall_rules(groups, addresses, inventory_hostname) }}
+            # {{ contract | firewall_rules(groups, addresses, inventory_hostname) }}
             "firewall_rules": topology.firewall_rules,
             # {{ groups | addresses_of(addresses, 'app', 'gateway') }}
             "addresses_of": topology.addresses_of,
+            # {{ groups['all'] | host_addresses(hostvars) | resolved_addresses }}
+            "resolved_addresses": resolved_addresses,
+            # {{ contract | configuration_digest(folder of the unit templates) }}
+            "configuration_digest": topology.configuration_digest,
         }

@@ -41,3 +41,18 @@ def test_what_is_not_installed_opens_no_port(dependencies):
 
 def test_a_host_in_two_groups_is_named_once():
     assert topology.addresses_of(GROUPS, ADDRESSES, "monitoring", "restore") == ["10.0.0.5"]
+
+
+def test_names_become_addresses_and_all_that_do_not_are_named():
+    assert topology.resolved({"a": "127.0.0.1", "b": "localhost"})["a"] == "127.0.0.1"
+    with pytest.raises(topology.TopologyError, match=r"x: nowhere\.invalid .*y: neither\.invalid"):
+        topology.resolved({"x": "nowhere.invalid", "a": "127.0.0.1", "y": "neither.invalid"})
+
+
+def test_the_configuration_digest_moves_with_configuration_and_units_only(tmp_path):
+    (tmp_path / "web.service.j2").write_text("[Service]\n")
+    digest = topology.configuration_digest(SERVICE, str(tmp_path))
+    assert digest == topology.configuration_digest({**SERVICE, "source": {"ref": "v2"}, "thresholds": {"p95_ms": 1}}, str(tmp_path))
+    assert digest != topology.configuration_digest({**SERVICE, "ports": {"blue": 1, "green": 2}}, str(tmp_path))
+    (tmp_path / "web.service.j2").write_text("[Service]\nNice=5\n")
+    assert digest != topology.configuration_digest(SERVICE, str(tmp_path))

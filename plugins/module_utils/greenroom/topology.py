@@ -5,10 +5,50 @@ One place, because three readers need the same answer: the firewall role, the pr
 
 from __future__ import annotations
 
+import hashlib
+import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .durable import canonical
 
 INTERNAL_PORT = 8079
 """Port of the gateway's internal listener (live colour, slot probes)."""
+
+
+# What a release's configuration does not depend on: where its code comes from has a digest of its own, and the rest only judges it.
+NOT_CONFIGURATION = ("source", "catalogue", "not_applicable", "contacts", "checks", "cli_checks", "tests", "thresholds", "load", "keep_releases")
+
+
+class TopologyError(Exception):
+    """A host of the inventory has no address; the text names all of them and says what to do."""
+
+
+def resolved(addresses: Mapping[str, str]) -> dict[str, str]:
+    """{host: name or address} -> {host: address}, as the control node resolves it: firewalls and pg_hba want addresses.
+
+    Raises TopologyError naming every host whose name does not resolve.
+    """
+    found, missing = {}, []
+    for host, name in addresses.items():
+        try:
+            found[host] = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]
+        except OSError as error:
+            missing.append(f"{host}: {name} does not resolve ({error.strerror or error}). Set ansible_host in hosts.yml to a name or address that does.")
+    if missing:
+        raise TopologyError("; ".join(missing))
+    return found
+
+
+def configuration_digest(service: Mapping, templates: str) -> str:
+    """SHA-256 of what a release's configuration is made from: the contract without what only judges it, and the unit templates.
+
+    service: the normalised contract (it holds no secret); templates: a folder. Raises OSError when the folder cannot be read.
+    """
+    digest = hashlib.sha256(canonical({key: value for key, value in service.items() if key not in NOT_CONFIGURATION}))
+    for path in sorted(path for path in Path(templates).rglob("*") if path.is_file()):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def addresses_of(groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str], *names: str) -> list[str]:
