@@ -22,12 +22,13 @@ import orjson
 import typer
 
 from lark_service import __version__, logs
+from lark_service import template as env_template
 from lark_service.api import Services
 from lark_service.broker import UNAVAILABLE as BROKER_UNAVAILABLE
 from lark_service.broker import BrokerUnavailable
 from lark_service.feishu import CredentialsRefused, FeishuError, FeishuUnreachable, RateLimited
 from lark_service.messages import NewMessage
-from lark_service.settings import ConfigurationError, load
+from lark_service.settings import ConfigurationError, Settings, load
 from lark_service.store import UNAVAILABLE, AlreadyExists, AppDisabled, NotFound
 from lark_service.web import EX_CONFIG
 
@@ -297,6 +298,22 @@ def check(as_json: Json = False) -> None:
         return body, "\n".join(lines)
 
     _run(work, as_json)
+
+
+@cli.command("template")
+def template(
+    check: Annotated[bool, typer.Option("--check", help="Compare it with the variables that this version reads.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the environment template of this version; with --check say whether it describes every variable. Needs no environment."""
+    content = env_template.text()
+    found = env_template.problems(content) if check else []
+    if found:
+        _fail(as_json, FAILED, "template", "; ".join(found), {"problems": found})
+    if as_json:
+        _print_json({"ok": True, "variables": len(Settings.model_fields), **({} if check else {"template": content})})
+    else:
+        print("complete" if check else content)
 
 
 @cli.command("version")

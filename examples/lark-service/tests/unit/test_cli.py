@@ -148,3 +148,12 @@ def test_configuration_refused(run, monkeypatch):
 
 def test_version(run):
     assert run("version")[1].strip().count(".") == 2
+
+
+def test_template(run, monkeypatch):
+    assert "ENCRYPTION_KEY=" in run("template")[1]
+    assert run("template", "--check", "--json")[1]["ok"] is True
+    monkeypatch.setattr(cli_module.env_template, "text", lambda: "PORT=1\n")
+    status, body, _ = run("template", "--check", "--json")
+    assert (status, body["ok"]) == (1, False)
+    assert "API_KEY is not in the template" in body["problems"]
