@@ -54,6 +54,7 @@ class FilterModule:
             "configure_steps": _filter(check_plan.configure_steps),
             "cli_probes": _filter(check_plan.cli_probes),
             "log_probes": _filter(check_plan.log_probes),
+            "server_log_probes": _filter(check_plan.server_log_probes),
             "slot_runner": _filter(check_plan.runner),
             # {{ records | conjunction }}
             "conjunction": _filter(check_plan.conjunction),
@@ -62,5 +63,6 @@ class FilterModule:
             # {{ service.name | scratch_names(run_id) }}, {{ service | scratch_environment(vault_service_env, names) }}
             "scratch_names": _filter(scratch.names),
             "scratch_environment": _filter(scratch.environment),
+            "scratch_definitions": _filter(scratch.definitions),
             "scratch_leftovers": _filter(scratch.leftovers),
         }

@@ -12,7 +12,7 @@ if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
 from ansible.errors import AnsibleFilterError  # noqa: E402
-from ansible.module_utils.greenroom import topology  # noqa: E402
+from ansible.module_utils.greenroom import catalogue, topology  # noqa: E402
 
 
 def resolved_addresses(addresses: dict) -> dict:
@@ -20,6 +20,14 @@ def resolved_addresses(addresses: dict) -> dict:
     try:
         return topology.resolved(addresses)
     except topology.TopologyError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def not_applicable(service: dict, catalogues: list[str]) -> dict:
+    """{id: reason} of what the catalogues (paths) ask and this service cannot have; raises AnsibleFilterError for a broken catalogue."""
+    try:
+        return topology.not_applicable(service, [entry.id for entry in catalogue.load(catalogues)])
+    except (OSError, ValueError, catalogue.CatalogueError) as error:
         raise AnsibleFilterError(str(error)) from error
 
 
@@ -34,6 +42,8 @@ class FilterModule:
             "addresses_of": topology.addresses_of,
             # {{ groups['all'] | host_addresses(hostvars) | resolved_addresses }}
             "resolved_addresses": resolved_addresses,
+            # {{ contract | not_applicable(paths of the catalogues) }}
+            "not_applicable": not_applicable,
             # {{ contract | configuration_digest(folder of the unit templates) }}
             "configuration_digest": topology.configuration_digest,
         }

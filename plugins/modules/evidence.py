@@ -237,7 +237,7 @@ def state_gate(module: AnsibleModule) -> dict:
     own = params["id"]
     if own is not None and own not in catalogue:
         module.fail_json(msg=f"id: no catalogue knows {own}", evidence=[])
-    evidence, problems = gate.read_evidence(Path(params["run_dir"]) / "evidence.jsonl", catalogue, params["lines"])
+    evidence, problems = gate.read_evidence(Path(params["run_dir"]) / "evidence.jsonl", params["lines"])
     started = rec.utc_now()
     try:
         judged = gate.evaluate(

@@ -23,10 +23,10 @@ def verdict(items, catalogue=ONE, phases=("prepare",), **extra):
     return gate.evaluate(catalogue, items, phases, **extra)
 
 
-def read(tmp_path, text, catalogue=ONE, lines=None):
+def read(tmp_path, text, lines=None):
     path = tmp_path / "evidence.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return gate.read_evidence(path, catalogue, lines)
+    return gate.read_evidence(path, lines)
 
 
 def test_green_on_a_measured_pass():
@@ -85,7 +85,6 @@ GOOD_LINE = '{"id": "a", "status": "pass", "expected": 1, "observed": 1}'
         (f"{GOOD_LINE}\n{GOOD_LINE[:20]}\n", 2, "is not JSON"),
         (f"{GOOD_LINE}\n\n", 2, "is not JSON"),
         (f"{GOOD_LINE}\n[1]\n", 2, "is no JSON object"),
-        (GOOD_LINE.replace('"a"', '"z"') + "\n", 1, "has the id z, which no catalogue knows"),
         (GOOD_LINE.replace('"a"', '"a", "tick": true') + "\n", 1, "has unknown keys: tick"),
         (GOOD_LINE.replace('"pass"', '"good"') + "\n", 1, "unknown status 'good'"),
         (GOOD_LINE.replace('"pass"', '"fail"') + "\n", 1, "status fail without a reason"),
@@ -102,7 +101,7 @@ def test_red_on_a_line_that_is_no_record(tmp_path, text, line, reason):
 
 
 def test_red_when_the_file_is_missing_or_lines_are(tmp_path):
-    _found, problems = gate.read_evidence(tmp_path / "none.jsonl", ONE)
+    _found, problems = gate.read_evidence(tmp_path / "none.jsonl")
     assert problems[0]["line"] == 0 and "cannot be read" in problems[0]["reason"]
     found, problems = read(tmp_path, GOOD_LINE + "\n", lines=2)
     assert verdict(found, problems=problems)["verdict"] == "fail" and "holds 1 lines, but 2 were written" in problems[0]["reason"]
@@ -291,3 +290,11 @@ def test_descriptions_group_what_nobody_measured_and_keep_figures_once():
         "(expected 200, observed 503)"
         in gate.describe_all(verdict([record("a", "fail", 200, 503, reason="slot green is down")])["blockers"])[0]
     )
+
+
+def test_what_no_catalogue_knows_is_shown_but_not_required_and_red_is_red():
+    judged = verdict([record("a", "pass", 1, 1), record("z.extra", "pass", 1, 1)])
+    assert judged["verdict"] == "pass" and judged["required"] == 1
+    assert [result["status"] for result in judged["results"] if result["id"] == "z.extra"] == ["pass"]
+    judged = verdict([record("a", "pass", 1, 1), record("z.extra", "fail", 1, 2, reason="two")])
+    assert judged["verdict"] == "fail" and [blocker["id"] for blocker in judged["blockers"]] == ["z.extra"]

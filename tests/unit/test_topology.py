@@ -56,3 +56,10 @@ def test_the_configuration_digest_moves_with_configuration_and_units_only(tmp_pa
     assert digest != topology.configuration_digest({**SERVICE, "ports": {"blue": 1, "green": 2}}, str(tmp_path))
     (tmp_path / "web.service.j2").write_text("[Service]\nNice=5\n")
     assert digest != topology.configuration_digest(SERVICE, str(tmp_path))
+
+
+def test_requirements_of_a_dependency_that_is_not_there_do_not_apply():
+    ids = ["prep.db.user", "db.connect", "prep.queue.vhost", "prep.server.cpu", "sec.cors"]
+    assert topology.not_applicable({**SERVICE, "not_applicable": {"sec.cors": "no browser"}}, ids) == {"sec.cors": "no browser"}
+    without = topology.not_applicable({"dependencies": {}}, ids)
+    assert set(without) == {"prep.db.user", "db.connect", "prep.queue.vhost"} and without["db.connect"] == "the service uses no database"

@@ -249,7 +249,7 @@ def make(run: Mapping, run_dir: Path, project: Path = PROJECT) -> dict:
     catalogue, faults = load_catalogue(run.get("catalogues") or [], project)
     run = {**run, "errors": [*(run.get("errors") or []), *faults]}
     path, lines = run_dir / "evidence.jsonl", run.get("evidence_lines")
-    evidence, problems = gate.read_evidence(path, catalogue, lines) if path.exists() or lines else ([], [])
+    evidence, problems = gate.read_evidence(path, lines) if path.exists() or lines else ([], [])
     complete(evidence, catalogue)
     report = build(run, evidence, problems, catalogue, find_previous(run_dir.parent, run))
     report["evidence_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -51,6 +51,23 @@ def configuration_digest(service: Mapping, templates: str) -> str:
     return digest.hexdigest()
 
 
+# What the catalogue asks of a dependency, by the beginning of its ids.
+REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
+
+
+def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
+    """{id: reason} of what cannot apply to this service: what its contract says, and the requirements of dependencies it does not have.
+
+    service: the normalised contract; ids: the ids of the catalogues at hand.
+    """
+    found = {
+        name: f"the service uses no {dependency}"
+        for dependency, beginnings in REQUIREMENTS_OF.items() if dependency not in (service.get("dependencies") or {})
+        for name in ids if name.startswith(beginnings)
+    }  # fmt: skip
+    return {**found, **(service.get("not_applicable") or {})}
+
+
 def addresses_of(groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str], *names: str) -> list[str]:
     """The addresses of the hosts of some groups, each once, in the inventory's order.
 
