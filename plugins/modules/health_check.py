@@ -62,8 +62,8 @@ notes:
   - "B(connection_budget) - the connections that all processes of both slots may open fit the database's limits. I(slots) (int, default
     2): releases side by side; I(hosts) (int, required): application hosts; I(processes) (int, required): processes a slot and host that
     hold a pool; I(pool) (int, required): connections a process; I(reserve) (int, default 10): for migration, exporters and people;
-    I(max_connections) (int, required): the server's max_connections; I(superuser_reserved) (int, default 3): the server's
-    superuser_reserved_connections; I(role_limit) (int): the role's CONNECTION LIMIT, -1 for none"
+    I(max_connections) (int, required): the server's max_connections; I(superuser_reserved) (int, default 0): the server's
+    superuser_reserved_connections, where reserve does not count them; I(role_limit) (int): the role's CONNECTION LIMIT, -1 for none"
   - "B(dns) - a name resolves on this host. I(name_to_resolve) (str, required): the name; I(addresses) (list of str): exactly these
     addresses are wanted"
   - "B(environ) - a running process has exactly the values of its env files. I(unit) (str): systemd unit whose main process is looked
@@ -86,13 +86,10 @@ notes:
     (str): name to ask for and to verify in TLS, default the address's host; I(connect_to) (str): host or host:port to connect to
     instead of the address's (the Host header stays); I(body) (str): request body; I(body_key) (secret): key of a secret that is the
     request body; I(json_body) (any): request body, sent as JSON; I(status) (list of int, default [200]): accepted status codes, one or
-    several; I(json) (dict): dotted path to expected value, or to operators (eq, ne, gt, ge, lt, le, in, matches, min_length, present);
-    I(response_headers) (dict): header name to expected value, operators, or true for any value; I(body_matches) (str): regular
-    expression found in the body; I(latency_ms) (float): limit of the P95, connection included, in milliseconds; I(samples) (int):
-    requests to send one after the other; default 1, with latency_ms 20"
-  - "B(isolation) - no name of this environment is one of production's. I(values) (dict, required): what is compared: a name for a
-    reader to a host, domain, address, database or port; I(markers) (dict, required): production's names: hosts, domains, databases,
-    ports; I(allow_no_markers) (bool, default False): an empty list of markers is fine: there is no production"
+    several; I(status_below) (int): accept every status below this one instead; I(json) (dict): dotted path to expected value, or to
+    operators (eq, ne, gt, ge, lt, le, in, matches, min_length, present); I(response_headers) (dict): header name to expected value,
+    operators, or true for any value; I(body_matches) (str): regular expression found in the body; I(latency_ms) (float): limit of the
+    P95, connection included, in milliseconds; I(samples) (int): requests to send one after the other; default 1, with latency_ms 20"
   - "B(log) - a unit's journal or a log file holds no errors since a moment, and is JSON where that is wanted. I(unit) (str): systemd
     unit whose journal is read; I(path) (str): or the log file; I(since) (any): seconds since 1970 or an ISO 8601 time; default the
     beginning; I(cursor) (str): detail.cursor of an earlier reading: read on from there; I(format) (str, default text, one of
@@ -115,8 +112,8 @@ notes:
   - "B(os) - the operating system, its C library and its Python are what the release needs. I(supported) (list of str): accepted
     systems: `debian 12` or `debian >=12`; I(architecture) (str): machine such as x86_64; I(glibc_min) (str): oldest glibc allowed;
     I(wheel_tag) (str): platform tag of the release's wheels; stands for architecture and glibc_min; I(python_min) (str): oldest Python
-    allowed; I(python) (str, default /usr/bin/python3): the interpreter that python_min is about; I(os_release_file) (str, default
-    /etc/os-release): where the system states its name"
+    allowed; I(python_below) (str): first Python that is too new; I(python) (str, default /usr/bin/python3): the interpreter that
+    python_min is about; I(os_release_file) (str, default /etc/os-release): where the system states its name"
   - "B(ports) - TCP ports are free, or held by ours. I(ports) (list of int, required): port numbers; I(held_by) (list of str): process
     or unit names that may hold them, with * and ?"
   - "B(postgresql) - a PostgreSQL server accepts the user and holds what it should. I(host) (str, required): host name, address or

@@ -174,7 +174,7 @@ def test_what_production_names_is_refused_by_key_and_kind():
         ("postgresql://u:p@db/shop-staging", "shop", False),
         ("postgresql://u:p@db:5432/x", 5432, True),
         ("postgresql://u:p@db:15432/x", 5432, False),
-        (5432, 5432, True),
+        ("5432", 5432, True),
         ("version 5432", 5432, False),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 # Key of `production_markers` -> what a message calls one of its items.
 KINDS = {"hosts": "host", "domains": "domain", "databases": "database", "ports": "port"}
@@ -25,8 +24,3 @@ def holds(value: object, marker: object, kind: str | None = None) -> bool:
         "ports": rf"(?:^|:){name}(?!\d)(?=$|[/?#,])",
     }[kind]
     return re.search(pattern, text) is not None
-
-
-def hits(value: object, markers: Mapping) -> list:
-    """The kinds of `markers` (a dict of KINDS to lists) that `value` holds."""
-    return [kind for kind in KINDS if any(holds(value, marker, kind) for marker in markers.get(kind) or [])]

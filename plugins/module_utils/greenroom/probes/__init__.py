@@ -15,7 +15,6 @@ from . import (
     environ,
     file,
     http,
-    isolation,
     log,
     metrics,
     os_release,
@@ -32,7 +31,7 @@ from . import (
 PROBES = {
     module.PROBE.type: module.PROBE
     for module in (
-        amqp, apt, clock, command, connection_budget, dns, environ, file, http, isolation, log, metrics, os_release, ports, postgresql,
+        amqp, apt, clock, command, connection_budget, dns, environ, file, http, log, metrics, os_release, ports, postgresql,
         python_env, redis, resources, systemd, tcp, tls,
     )
 }  # fmt: skip

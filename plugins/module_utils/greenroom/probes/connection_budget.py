@@ -33,7 +33,7 @@ PROBE = Probe(
         "pool": Arg("int", "connections a process", required=True),
         "reserve": Arg("int", "for migration, exporters and people", default=10),
         "max_connections": Arg("int", "the server's max_connections", required=True),
-        "superuser_reserved": Arg("int", "the server's superuser_reserved_connections", default=3),
+        "superuser_reserved": Arg("int", "the server's superuser_reserved_connections, where reserve does not count them", default=0),
         "role_limit": Arg("int", "the role's CONNECTION LIMIT, -1 for none"),
     },
     run,

@@ -47,6 +47,8 @@ def run(args: dict, context: Context) -> Outcome:
 
 
 def _codes(args: dict) -> str:
+    if args["status_below"]:
+        return f"below {args['status_below']}"
     return " or ".join(map(str, args["status"]))
 
 
@@ -56,7 +58,7 @@ def _header_rules(args: dict) -> dict:
 
 def _judge(args: dict, answer) -> Findings:
     found = Findings()
-    ok = answer.status in args["status"]
+    ok = answer.status < args["status_below"] if args["status_below"] else answer.status in args["status"]
     found.add(f"HTTP {_codes(args)}", f"HTTP {answer.status}", ok, f"answered HTTP {answer.status}, not {_codes(args)}")
     if args["json"]:
         try:
@@ -97,6 +99,7 @@ PROBE = Probe(
         "body_key": Arg("secret", "key of a secret that is the request body"),
         "json_body": Arg("any", "request body, sent as JSON"),
         "status": Arg("list", "accepted status codes, one or several", default=[200], elements="int"),
+        "status_below": Arg("int", "accept every status below this one instead"),
         "json": Arg(
             "dict", "dotted path to expected value, or to operators (eq, ne, gt, ge, lt, le, in, matches, min_length, present)", default={}
         ),

@@ -41,6 +41,9 @@ def run(args: dict, context: Context) -> Outcome:
         found.detail["python"] = version
         seen = f"{program} is Python {version}" if version else f"{program} is not there or does not run"
         found.add(f"{program} ≥ {minimum}", seen, version_at_least(version, minimum), f"{seen}; install Python {minimum} or newer")
+        if args["python_below"]:
+            ok = bool(version) and not version_at_least(version, args["python_below"])
+            found.add(f"{program} < {args['python_below']}", seen, ok, f"{seen}; install one older than {args['python_below']}")
     return found.outcome()
 
 
@@ -115,6 +118,7 @@ PROBE = Probe(
         "glibc_min": Arg("str", "oldest glibc allowed"),
         "wheel_tag": Arg("str", "platform tag of the release's wheels; stands for architecture and glibc_min"),
         "python_min": Arg("str", "oldest Python allowed"),
+        "python_below": Arg("str", "first Python that is too new"),
         "python": Arg("str", "the interpreter that python_min is about", default="/usr/bin/python3"),
         "os_release_file": Arg("str", "where the system states its name", default="/etc/os-release"),
     },
