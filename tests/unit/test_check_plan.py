@@ -129,6 +129,22 @@ def test_logs_are_read_of_the_processes_that_run_there():
     assert [probe["allow_empty"] for probe in probes] == [False, True, True, True, True]
 
 
+def test_logs_of_servers_are_read_and_a_folder_without_any_is_red(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text("2026-11-20 08:00:00.000 UTC [1] ERROR:  before the run\n2026-11-20 10:00:00.000 UTC [1] LOG:  fine\n")
+    probes = subject.server_log_probes({str(tmp_path): [str(log)]}, "2026-11-20T09:00:00Z", allow=["@x_scratch_"])
+    assert [record["status"] for record in health_check.run(accepted(probes))] == ["pass"]
+    with log.open("a") as file:
+        file.write("2026-11-20 10:00:01.000 UTC [1] u@x_scratch_1 ERROR:  of a test\n")
+    assert [record["status"] for record in health_check.run(accepted(probes))] == ["pass"]
+    with log.open("a") as file:
+        file.write("2026-11-20 10:00:02.000 UTC [1] u@live ERROR:  real\n")
+    (record,) = health_check.run(accepted(probes))
+    assert record["status"] == "fail" and "real" in record["reason"]
+    empty = subject.server_log_probes({str(tmp_path / "none"): []}, "2026-11-20T09:00:00Z")
+    assert [record["status"] for record in health_check.run(accepted(empty))] == ["no_evidence"]
+
+
 def test_the_beginning_of_a_run_is_read_from_its_id():
     assert subject.run_started("20261120T091244Z-a1b2c3") == "2026-11-20T09:12:44Z"
     for wrong in ("", "2026-11-20", "20261120x091244Z-a"):

@@ -1,5 +1,7 @@
 """Scratch names and the environment of the tests: nothing live is in it."""
 
+import base64
+import hashlib
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -86,3 +88,11 @@ def test_what_earlier_runs_left_is_found_by_its_whole_name_and_live_names_are_no
     found = [made["database"], made["vhost"], made["user"], MADE["database"], *live, *others]
     assert subject.leftovers(found, "example-service", [MADE["database"]]) == sorted([made["database"], made["vhost"], made["user"]])
     assert subject.leftovers([subject.names("example-service-b", "20261119T080000Z-ffffff")["vhost"]], "example-service") == []
+
+
+def test_the_broker_gets_a_hash_and_rights_on_one_virtual_host():
+    made = subject.definitions(MADE)
+    assert MADE["password"] not in repr(made)
+    raw = base64.b64decode(made["users"][0]["password_hash"])
+    assert raw[4:] == hashlib.sha256(raw[:4] + MADE["password"].encode()).digest()
+    assert made["users"][0]["tags"] == [] and [item["vhost"] for item in made["permissions"]] == [MADE["vhost"]]

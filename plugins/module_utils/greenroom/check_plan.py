@@ -214,6 +214,19 @@ def log_probes(
     ]  # fmt: skip
 
 
+def server_log_probes(files: Mapping[str, Iterable[str]], since: str, *, allow: Iterable[str] = ()) -> list[dict]:
+    """The logs of PostgreSQL and RabbitMQ since a moment. files: folder of a server's logs -> its files; a folder without any is red.
+
+    A server that had nothing to say is fine: its logs are of what goes wrong.
+    """
+    names = [name for folder, paths in files.items() for name in (sorted(paths) or [f"{folder}/*.log"])]
+    return [
+        {"id": "verify.logs.clean", "type": "log", "name": name, "path": name, "since": since, "format": "text", "allow": list(allow),
+         "allow_empty": True, "timeout_s": 30.0}
+        for name in names
+    ]  # fmt: skip
+
+
 def run_started(run_id: str) -> str:
     """When a run began, ISO 8601, from its id (`20261120T091244Z-a1b2c3`). Raises PlanError for another form."""
     stamp = run_id.partition("-")[0]

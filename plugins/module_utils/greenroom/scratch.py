@@ -6,6 +6,8 @@ secret is replaced by one made for the run; the address of a cache, which cannot
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import secrets as random
 import string
@@ -78,6 +80,17 @@ def environment(service: Mapping, live: Mapping[str, str], made: Mapping[str, st
         elif item.get("value") is not None:
             env[key] = text_of(key, item["value"])
     return {"env": env | {"GREENROOM_SLOT": "scratch"}, "secrets": hidden}
+
+
+def definitions(made: Mapping[str, str]) -> dict:
+    """The virtual host, and its user with rights there only, as RabbitMQ's management API takes them. Holds a salted hash, no password."""
+    salt = random.token_bytes(4)
+    digest = base64.b64encode(salt + hashlib.sha256(salt + made["password"].encode()).digest()).decode()
+    return {
+        "vhosts": [{"name": made["vhost"]}],
+        "users": [{"name": made["user"], "password_hash": digest, "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": []}],
+        "permissions": [{"user": made["user"], "vhost": made["vhost"], "configure": ".*", "write": ".*", "read": ".*"}],
+    }
 
 
 def leftovers(found: Iterable[str], service: str, but: Iterable[str] = ()) -> list[str]:

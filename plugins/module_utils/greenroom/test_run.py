@@ -274,7 +274,7 @@ def suite_environment(suite: Mapping, directory: str, reports: str, env: Mapping
     if suite.get("package"):
         options += [f"--cov={suite['package']}", f"--cov-report=json:{coverage}"]
     return {
-        "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "COLUMNS": "300",
+        "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "COLUMNS": "160",
         **{key: str(value) for key, value in {**env, **secrets}.items()},
         "PATH": f"{directory}/venv/bin:/usr/local/bin:/usr/bin:/bin", "VIRTUAL_ENV": f"{directory}/venv", "PYTHONDONTWRITEBYTECODE": "1",
         "COVERAGE_FILE": f"{reports}/coverage.data", "PYTEST_ADDOPTS": shlex.join(options),
