@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.greenroom import test_reports as reports_of
 from ansible.module_utils.greenroom import test_run as subject
 
 GOOD = b"""<?xml version="1.0"?><testsuites><testsuite name="pytest" tests="2" failures="0" errors="0" skipped="0">
@@ -31,10 +32,10 @@ def coverage(files):
 
 
 def test_a_report_is_counted_case_by_case_and_not_by_what_it_claims():
-    assert subject.parse_junit(GOOD) == {
+    assert reports_of.parse_junit(GOOD) == {
         "tests": 2, "passed": 2, "failures": 0, "errors": 0, "skipped": 0, "seconds": 0.75, "failed": [], "skips": [],
     }  # fmt: skip
-    found = subject.parse_junit(MIXED)
+    found = reports_of.parse_junit(MIXED)
     assert {key: found[key] for key in ("tests", "passed", "failures", "errors", "skipped")} == {
         "tests": 5, "passed": 1, "failures": 1, "errors": 2, "skipped": 1,
     }  # fmt: skip
@@ -52,8 +53,8 @@ def test_a_report_is_counted_case_by_case_and_not_by_what_it_claims():
     ],
 )
 def test_a_cut_or_strange_report_is_no_report(data, why):
-    with pytest.raises(subject.ReportError, match=why):
-        subject.parse_junit(data)
+    with pytest.raises(reports_of.ReportError, match=why):
+        reports_of.parse_junit(data)
 
 
 def test_coverage_counts_the_lines_of_the_package_only():
@@ -62,12 +63,12 @@ def test_coverage_counts_the_lines_of_the_package_only():
         "tests/unit/test_a.py": (500, 500), "src/demo/tests/test_b.py": (50, 50),
         "/opt/x/venv/lib/python3.11/site-packages/other/demo_tools.py": (100, 100),
     })  # fmt: skip
-    assert subject.parse_coverage(data, "demo") == {"percent": 60.0, "lines": 40, "covered": 24, "files": 2}
+    assert reports_of.parse_coverage(data, "demo") == {"percent": 60.0, "lines": 40, "covered": 24, "files": 2}
 
 
 def test_coverage_of_a_single_module_and_of_a_namespaced_package():
-    assert subject.parse_coverage(coverage({"src/demo.py": (4, 1)}), "demo")["percent"] == 25.0
-    assert subject.parse_coverage(coverage({"src/org/demo/a.py": (4, 1), "src/org/x/a.py": (9, 9)}), "org.demo")["lines"] == 4
+    assert reports_of.parse_coverage(coverage({"src/demo.py": (4, 1)}), "demo")["percent"] == 25.0
+    assert reports_of.parse_coverage(coverage({"src/org/demo/a.py": (4, 1), "src/org/x/a.py": (9, 9)}), "org.demo")["lines"] == 4
 
 
 def test_cobertura_reports_are_read_too():
@@ -75,7 +76,7 @@ def test_cobertura_reports_are_read_too():
     <class filename="a.py"><lines><line number="1" hits="3"/><line number="2" hits="0"/></lines></class>
     <class filename="a.py"><lines><line number="2" hits="1"/><line number="3" hits="0"/></lines></class>
     </classes></package></packages></coverage>"""
-    assert subject.parse_coverage(data, "demo") == {"percent": 66.67, "lines": 3, "covered": 2, "files": 1}
+    assert reports_of.parse_coverage(data, "demo") == {"percent": 66.67, "lines": 3, "covered": 2, "files": 1}
 
 
 @pytest.mark.parametrize(
@@ -91,8 +92,8 @@ def test_cobertura_reports_are_read_too():
     ],
 )
 def test_a_coverage_report_without_figures_of_the_package_proves_nothing(data, why):
-    with pytest.raises(subject.ReportError, match=why):
-        subject.parse_coverage(data, "demo")
+    with pytest.raises(reports_of.ReportError, match=why):
+        reports_of.parse_coverage(data, "demo")
 
 
 def test_a_report_is_read_only_from_a_plain_file_of_sane_size(tmp_path, monkeypatch):
@@ -100,22 +101,22 @@ def test_a_report_is_read_only_from_a_plain_file_of_sane_size(tmp_path, monkeypa
     secret.write_text("root")
     (tmp_path / "link").symlink_to(secret)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(subject.ReportError, match="cannot be read"):
-        subject.read_report(tmp_path / "link")
-    with pytest.raises(subject.ReportError, match="no plain file"):
-        subject.read_report(tmp_path / "pipe")
-    with pytest.raises(subject.ReportError, match="not written"):
-        subject.read_report(tmp_path / "nothing")
-    monkeypatch.setattr(subject, "REPORT_LIMIT", 3)
-    with pytest.raises(subject.ReportError, match="4 bytes"):
-        subject.read_report(secret)
+    with pytest.raises(reports_of.ReportError, match="cannot be read"):
+        reports_of.read_report(tmp_path / "link")
+    with pytest.raises(reports_of.ReportError, match="no plain file"):
+        reports_of.read_report(tmp_path / "pipe")
+    with pytest.raises(reports_of.ReportError, match="not written"):
+        reports_of.read_report(tmp_path / "nothing")
+    monkeypatch.setattr(reports_of, "REPORT_LIMIT", 3)
+    with pytest.raises(reports_of.ReportError, match="4 bytes"):
+        reports_of.read_report(secret)
 
 
 # --- verdicts ---
 
 
 def test_a_suite_passes_with_figures():
-    made = subject.judge_tests("verify.unit.pass", subject.parse_junit(GOOD), ENDED_WELL)
+    made = subject.judge_tests("verify.unit.pass", reports_of.parse_junit(GOOD), ENDED_WELL)
     assert made["status"] == "pass"
     assert made["observed"] == "2 tests, 2 passed, 0 failures, 0 errors, 0 skipped"
     assert made["detail"]["samples"] == 2
@@ -133,7 +134,7 @@ def test_a_suite_passes_with_figures():
     ],
 )
 def test_a_suite_is_red_when_anything_says_so(junit, outcome, why):
-    made = subject.judge_tests("verify.unit.pass", subject.parse_junit(junit), {**ENDED_WELL, **outcome})
+    made = subject.judge_tests("verify.unit.pass", reports_of.parse_junit(junit), {**ENDED_WELL, **outcome})
     assert made["status"] == "fail"
     assert why in made["reason"]
 
@@ -145,14 +146,14 @@ def test_a_missing_report_is_red_even_with_exit_status_0():
 
 
 def test_skipped_tests_are_allowed_only_up_to_the_number_stated():
-    one = subject.parse_junit(b'<testsuite><testcase name="a"/><testcase name="b"><skipped/></testcase></testsuite>')
+    one = reports_of.parse_junit(b'<testsuite><testcase name="a"/><testcase name="b"><skipped/></testcase></testsuite>')
     assert subject.judge_tests("x.y", one, ENDED_WELL, allow_skipped=1)["status"] == "pass"
     assert subject.judge_tests("x.y", one, ENDED_WELL)["status"] == "fail"
 
 
 def test_many_failures_are_named_in_short():
     cases = b"".join(b'<testcase name="t%d"><failure/></testcase>' % number for number in range(9))
-    made = subject.judge_tests("x.y", subject.parse_junit(b"<testsuite>" + cases + b"</testsuite>"), {**ENDED_WELL, "status": 1})
+    made = subject.judge_tests("x.y", reports_of.parse_junit(b"<testsuite>" + cases + b"</testsuite>"), {**ENDED_WELL, "status": 1})
     assert made["reason"] == "failed: t0, t1, t2, t3, t4 and 4 more"
 
 
