@@ -36,6 +36,7 @@ from .source import (
     export_tree,
     normalize,
     parse_lock,
+    private_folder,
     read_lock,
     redact,
     ref_at_source,
@@ -46,10 +47,11 @@ from .source import (
 SCHEMA = 1
 KINDS = ("service", "tests", "tools")
 PIP_LIMIT_S = 900
+RETRY_LIMIT_S = 60  # how long a registry that does not answer is asked again
 # The user's settings of where packages come from; everything else of pip's environment could change what is installed.
 PIP_SETTINGS = (
     "INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "TRUSTED_HOST", "CERT", "CLIENT_CERT", "PROXY", "DEFAULT_TIMEOUT", "TIMEOUT",
-    "RETRIES", "CACHE_DIR", "CONFIG_FILE",
+    "CACHE_DIR", "CONFIG_FILE",
 )  # fmt: skip
 # What of a resolved source decides an archive's content.
 DECIDES = (
@@ -57,8 +59,8 @@ DECIDES = (
 )  # fmt: skip
 EPOCH = 315532800  # 1980-01-01, the least time a zip can hold; for archives that no commit dates
 UNREACHABLE = re.compile(
-    r"NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name resolution|Connection (?:refused|reset|aborted)|Max "
-    r"retries exceeded"
+    r"NewConnectionError|ConnectTimeout\w*|ReadTimeout\w*|Temporary failure in name resolution|Connection (?:refused|reset|aborted)|"
+    r"Max retries exceeded|connection error|after connection broken|5\d\d Server Error|IncompleteRead"
 )
 
 
@@ -150,10 +152,10 @@ def wanted_on(requirements: list[dict], target: dict) -> list[dict]:
 
 
 def _pip(arguments: list[str], python: str, *, timeout_s: float, extra: dict | None = None) -> str | None:
-    """Run pip; None when it did what it was asked, else its redacted last words."""
+    """Run pip; None when it did what it was asked, else all it said, redacted."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "UV_"))}
     environment |= {f"PIP_{key}": os.environ[f"PIP_{key}"] for key in PIP_SETTINGS if f"PIP_{key}" in os.environ}
-    environment |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(extra or {})}
+    environment |= {"PIP_RETRIES": "2", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(extra or {})}
     try:
         done = subprocess.run(
             [python, "-m", "pip", *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -163,7 +165,7 @@ def _pip(arguments: list[str], python: str, *, timeout_s: float, extra: dict | N
         return f"pip {arguments[0]} came to no end within {timeout_s:g} s"
     if done.returncode == 0:
         return None
-    return redact((done.stderr.strip() or done.stdout.strip())[-4000:])
+    return redact(f"{done.stdout.strip()}\n{done.stderr.strip()}".strip())
 
 
 def _wheel_of(folder: Path, requirement: dict) -> Path | None:
@@ -207,35 +209,29 @@ def _download(missing: list[dict], target: dict, store: Path, python: str, timeo
             "".join(f"{one['name']}=={one['version']} " + " ".join(f"--hash={h}" for h in one["hashes"]) + "\n" for one in missing)
         )
         short = f"cp{''.join(target['python'].split('.'))}"
-        arguments = [
-            "download",
-            "--quiet",
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-deps",
-            "--dest",
-            aside,
-            "--requirement",
-            str(listed),
-        ]
+        # Not quiet and with retries: only pip's warnings tell an index that cannot be reached from one without the package.
+        arguments = ["download", "--progress-bar", "off", "--require-hashes", "--only-binary=:all:", "--no-deps"]
+        arguments += ["--dest", aside, "--requirement", str(listed)]
         arguments += ["--python-version", target["python"], "--implementation", "cp", "--abi", short, "--abi", "abi3", "--abi", "none"]
         arguments += [part for name in platforms(target) for part in ("--platform", name)]
-        deadline, pause = time.monotonic() + timeout_s, 2.0
-        while (said := _pip(arguments, python, timeout_s=max(1.0, deadline - time.monotonic()))) is not None:
+        deadline, pause = time.monotonic() + min(timeout_s, RETRY_LIMIT_S), 2.0
+        while (said := _pip(arguments, python, timeout_s=timeout_s)) is not None:
             if "DO NOT MATCH THE HASHES" in said:
-                blamed = re.search(r"([A-Za-z0-9._-]+==[^\s]+|[A-Za-z0-9._-]+) from \S+:\n\s+Expected sha", said)
+                blamed = re.search(r"(\S+==\S+) from [^\n]*\n((?:\s+(?:Expected|Got)\s[^\n]*\n?)+)", said)
+                about = f"{blamed[1]} has another hash than the lock: {' '.join(blamed[2].split())}" if blamed else said[-400:]
                 raise BundleError(
-                    f"the registry's file for {blamed[1] if blamed else 'a package'} has another hash than the lock: {said[-400:]}"
+                    f"the registry's file for {about}. Somebody changed the file, or the lock is of another one; find out which."
                 )
+            unreachable = UNREACHABLE.search(said)
             lacking = re.search(r"No matching distribution found for ([^\s(]+)", said)
-            if lacking and not UNREACHABLE.search(said):
+            if lacking and not unreachable:
                 raise BundleError(
-                    f"no wheel of {lacking[1]} for Python {target['python']} on {target['machine']} with glibc {target['glibc']} "
-                    "whose hash is in the lock: "
-                    f"the registry has none (or only sources; hosts do not compile). Pin a version that has one."
+                    f"no wheel of {lacking[1]} for Python {target['python']} on {target['machine']} with glibc {target['glibc']} whose "
+                    f"hash is in the lock: the registry has none (or only sources; hosts do not compile). Pin a version that has one."
                 )
-            if not UNREACHABLE.search(said) or time.monotonic() + pause > deadline:
-                raise BundleError(f"the wheels of {names[:300]} cannot be downloaded: {said[-600:]}")
+            if not unreachable or time.monotonic() + pause > deadline:
+                why = f"the package registry does not answer ({unreachable[0]})" if unreachable else said[-600:]
+                raise BundleError(f"the wheels of {names[:300]} cannot be downloaded: {why}. Look at pip's settings (pip config list).")
             time.sleep(pause)
             pause = min(pause * 2, 30)
         for wheel in Path(aside).glob("*.whl"):
@@ -444,7 +440,7 @@ def build(
     """
     if kind == "tests" and not resolved["tests_lock"]:
         raise BundleError("the service names no lock for its tests (service.tests.lock)")
-    work_dir, python = Path(work_dir), python or sys.executable
+    work_dir, python = private_folder(work_dir), python or sys.executable
     target = check_target(target, requires_python or resolved["requires_python"])
     inputs = {
         "kind": kind, "name": name, "target": target,
@@ -524,7 +520,7 @@ def build_tools(
 
     Returns what `build` returns. Raises BundleError or SourceError.
     """
-    work_dir, python = Path(work_dir), python or sys.executable
+    work_dir, python = private_folder(work_dir), python or sys.executable
     target = check_target(target)
     lock_path, library = Path(path) / lock, Path(library)
     try:

@@ -330,12 +330,18 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _own(folder: Path, owner: str | None, group: str | None) -> None:
-    if (owner or "root") == "root" and (group or "root") == "root" and os.geteuid() == 0:
-        return  # that is what was just written
+def _secure(folder: Path, owner: str | None, group: str | None) -> None:
+    """Nobody but the owner may write anything: uv makes its lock file in the venv writable for all (seen with 0.13)."""
+    change = (owner or "root", group or "root") != ("root", "root")
     for root, _folders, files in os.walk(folder):
         for path in (root, *(os.path.join(root, name) for name in files)):
-            shutil.chown(path, owner, group) if not os.path.islink(path) else None
+            if os.path.islink(path):
+                continue
+            mode = os.stat(path).st_mode & 0o7777
+            if mode & 0o022:
+                os.chmod(path, mode & ~0o022)
+            if change:
+                shutil.chown(path, owner, group)
 
 
 def install(
@@ -463,7 +469,7 @@ def _install(
     )  # fmt: skip
     shutil.rmtree(cache)
     shutil.rmtree(dest / "wheels")
-    _own(dest, owner, group)
+    _secure(dest, owner, group)
     evidence = examine(dest, manifest, (dest / "requirements.txt").read_text(encoding="utf-8"), run_as)
     reasons = red(evidence)
     if reasons:

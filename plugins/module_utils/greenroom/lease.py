@@ -180,6 +180,11 @@ class LeaseFile:
         Returns (lease, the lease taken over or None, whether anything was written).
         Raises LeaseHeld when another run holds it.
         """
+        try:
+            texts = {key: str(control[key]) for key in ("host", "boot_id")}
+            control = {**texts, **{key: int(control[key]) for key in ("pid", "pid_start")}}
+        except (KeyError, TypeError, ValueError) as error:
+            raise LeaseError(f"control must hold host, boot_id, pid and pid_start, as `state: control` returns them ({error!r})") from error
         held = self.read()
         if held and held["run_id"] == run_id and held["control"] == control and not expired(held):
             if (held["version"], held["step"]) == (version or held["version"], step or held["step"]):
@@ -192,7 +197,7 @@ class LeaseFile:
             "schema": SCHEMA,
             "fencing": self._next_fencing(),
             "owner": owner,
-            "control": {key: control[key] for key in ("host", "boot_id", "pid", "pid_start")},
+            "control": control,
             "run_id": run_id,
             "version": version,
             "step": step,

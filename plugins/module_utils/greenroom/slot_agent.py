@@ -29,7 +29,7 @@ from pathlib import Path
 from .durable import write_atomic
 from .switch import SLOTS, other
 
-UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|timer)\Z")
+UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.(service|timer)\Z")
 ANSWER_LIMIT = 4096  # bytes
 DEFAULTS = {"poll_interval_s": 2.0, "answer_timeout_s": 1.5, "stop_timeout_s": 90.0, "settle_every_s": 10.0, "systemctl": "systemctl"}
 REQUIRED = ("service", "gateway_url", "units", "view")

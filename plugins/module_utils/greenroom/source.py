@@ -112,6 +112,12 @@ def check_clean(path: str | os.PathLike) -> None:
         raise SourceError(f"{path}: the work tree is not clean: {names}{more}. Commit or remove what is listed, then run again.")
 
 
+def private_folder(path: str | os.PathLike) -> Path:
+    """The folder, made with mode 0700 if it is absent: clones and archives hold a service's source."""
+    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(path)
+
+
 def fetch(git: str, work_dir: str | os.PathLike, *, ref: str = "", timeout_s: float = GIT_LIMIT_S, retries: int = 2) -> Path:
     """Bring all branches and tags of repository `git` (address or path) into a bare clone of the cache; its path.
 
@@ -120,7 +126,7 @@ def fetch(git: str, work_dir: str | os.PathLike, *, ref: str = "", timeout_s: fl
     """
     if not git or git.startswith("-") or "\n" in git:
         raise SourceError(f"{redact(git)!r} is no git address or path")
-    cache = Path(work_dir) / "git" / (hashlib.sha256(git.encode()).hexdigest()[:16] + ".git")
+    cache = private_folder(work_dir) / "git" / (hashlib.sha256(git.encode()).hexdigest()[:16] + ".git")
     everything = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
     cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(str(cache) + ".lock", timeout_s=timeout_s):

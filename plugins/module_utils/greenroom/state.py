@@ -131,6 +131,8 @@ class Releases:
     def problems(self, state: dict) -> list[str]:
         """Where the switch and the state disagree, and what was left unfinished; empty when all is well. Reads only."""
         found = []
+        if not self.ledger_path.exists() and not os.path.lexists(self.switch.directory):
+            return found  # no gateway: a copy on another host, or nothing was deployed yet
         try:
             self._check_tail(self.history(), state["last_entry"])
             stands = self.switch.read()
