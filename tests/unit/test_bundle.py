@@ -273,8 +273,12 @@ def test_the_evidence_is_measured_on_the_archive(make, repository, work):
 def test_the_tools_archive_holds_uv_the_library_and_the_wheels(tmp_path):
     (tmp_path / "hosts.txt").write_text(LOCK)
     given = {
-        "path": tmp_path, "lock": "hosts.txt", "library": ROOT / "plugins/module_utils/greenroom", "target": TARGET, "work_dir": tmp_path / "work",
-    }  # fmt: skip
+        "path": tmp_path,
+        "lock": "hosts.txt",
+        "library": ROOT / "plugins/module_utils/greenroom",
+        "target": TARGET,
+        "work_dir": tmp_path / "work",
+    }
     made = build_tools(**given)
     inside = names(made["archive"])
     for name in ("bin/uv", "lib/greenroom/__init__.py", "lib/greenroom/cli.py", "lib/greenroom/slot_agent.py", "requirements.txt"):

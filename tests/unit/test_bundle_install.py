@@ -53,9 +53,11 @@ def make(tmp_path_factory):
 
     def make(version="0.1.0", kind="service", **files):
         given = {
-            "pyproject.toml": PYPROJECT.format(version=version), "src/tiny/__init__.py": f'__version__ = "{version}"\n', "requirements.txt": LOCK,
+            "pyproject.toml": PYPROJECT.format(version=version),
+            "src/tiny/__init__.py": f'__version__ = "{version}"\n',
+            "requirements.txt": LOCK,
             "run.sh": "#!/bin/sh\n",
-        }  # fmt: skip
+        }
         commit = put(folder, {**given, **files, "stamp": os.urandom(4).hex()})
         tests = "requirements.txt" if kind == "tests" else None
         found = resolve(git=str(folder), ref=commit, lock="requirements.txt", package="tiny", work_dir=work, tests_lock=tests)
@@ -215,7 +217,7 @@ def test_a_folder_name_or_archive_that_does_not_belong_together(make, made, put_
 
 def test_a_number_is_never_used_for_another_build(make, made, put_in, tmp_path):
     put_in()
-    with pytest.raises(InstallError, match="holds another build .* take a new number"):
+    with pytest.raises(InstallError, match=r"holds another build .* take a new number"):
         put_in(sha256="0" * 64)
 
 
@@ -277,7 +279,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half(make, small_disk, monkeypatch)
     monkeypatch.setattr(install_module, "check_room", lambda *_: None)  # as if the room had gone in between
     version = big["manifest"]["version"]
     releases = small_disk / "releases"
-    with pytest.raises(InstallError, match="no space left while installing .* Make room"):
+    with pytest.raises(InstallError, match=r"no space left while installing .* Make room"):
         install(
             archive=big["archive"], sha256=big["sha256"], number=1, version=version, dest=releases / f"1-{version}", uv=UV, python=PYTHON,
         )  # fmt: skip
@@ -341,7 +343,7 @@ def test_a_lock_that_lacks_a_dependency_of_a_dependency_fails_here(make, put_in,
     lacking = make(
         **{"pyproject.toml": PYPROJECT.format(version="0.1.0").replace('["idna"]', '["idna", "iniconfig; python_version > \'3\'"]')}
     )
-    with pytest.raises(InstallError, match="uv pip install failed: (?s:.*)iniconfig"):
+    with pytest.raises(InstallError, match=r"uv pip install failed: (?s:.*)iniconfig"):
         put_in(lacking)
 
 

@@ -221,9 +221,16 @@ def test_from_a_tag_to_an_installed_release(repository, work, tmp_path):
     assert built["changed"] is True and [one["id"] for one in built["evidence"]][-1] == "release.code.integrity"
     assert run("release_build", **build)[1]["changed"] is False
     install = {
-        "archive": built["archive"], "sha256": built["sha256"], "size": built["size"], "number": 1, "version": "0.1.0", "uv": UV, "python": PYTHON,
-        "dest": str(tmp_path / "releases/1-0.1.0"), "slots": str(tmp_path / "slots"),
-    }  # fmt: skip
+        "archive": built["archive"],
+        "sha256": built["sha256"],
+        "size": built["size"],
+        "number": 1,
+        "version": "0.1.0",
+        "uv": UV,
+        "python": PYTHON,
+        "dest": str(tmp_path / "releases/1-0.1.0"),
+        "slots": str(tmp_path / "slots"),
+    }
     assert run("release_install", True, **install)[1]["changed"] is True and not (tmp_path / "releases").exists()
     installed = run("release_install", **install)[1]
     assert installed["changed"] is True and len(installed["evidence"]) == 6

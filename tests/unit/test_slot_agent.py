@@ -44,7 +44,8 @@ SYSTEMCTL = """\
             print("Job failed", file=sys.stderr)
             continue
         if verb == "start":
-            others = [n for n in os.listdir(home) if "@" in n and n.split("@")[1].split(".")[0] != name.split("@")[1].split(".")[0] and state(n) == "active"]
+            slot = lambda n: n.split("@")[1].split(".")[0]
+            others = [n for n in os.listdir(home) if "@" in n and slot(n) != slot(name) and state(n) == "active"]
             if others:
                 put("OVERLAP", f"{{name}} beside {{others}}")
         put(name, "active" if verb == "start" else "inactive")
@@ -326,7 +327,7 @@ def test_systemd_is_told_ready_and_the_watchdog_is_fed_also_during_a_slow_stop(a
         assert until(lambda: len(host.calls()) == 2)
         begun, fed = time.monotonic(), 0
         line.settimeout(0.2)
-        while not host.active() == units("green") and time.monotonic() - begun < 8:
+        while host.active() != units("green") and time.monotonic() - begun < 8:
             with contextlib.suppress(TimeoutError):
                 fed += line.recv(1000) == b"WATCHDOG=1"
         assert fed >= 2

@@ -88,7 +88,7 @@ def test_a_malformed_ref_is_refused_before_git_sees_it(ask, ref):
 
 def test_a_tag_and_a_branch_of_different_commits_are_ambiguous(ask, repository):
     git(repository, "branch", "v0.1.0", "main")
-    with pytest.raises(SourceError, match="is a tag .* and a branch .* Name the commit"):
+    with pytest.raises(SourceError, match=r"is a tag .* and a branch .* Name the commit"):
         ask("v0.1.0")
 
 
@@ -191,7 +191,7 @@ def test_credentials_of_an_address_are_never_shown(tmp_path):
 
 
 def test_git_that_hangs_is_ended(tmp_path):
-    with pytest.raises(SourceError, match="no end within 0.5 s"):
+    with pytest.raises(SourceError, match=r"no end within 0.5 s"):
         source.run_git(["-c", "alias.wait=!sleep 20", "wait"], timeout_s=0.5)
 
 

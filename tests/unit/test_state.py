@@ -429,7 +429,7 @@ def test_a_shortened_ledger_is_noticed(gateway):
     gateway.releases.ledger_path.write_bytes(b"\n".join(lines[:2]) + b"\n")
     assert "ends with entry 2" in gateway.releases.problems(state)[0]
     gateway.begin("run-2")
-    with pytest.raises(StateError, match="ends with entry 2, but .* entry 5 is the last"):
+    with pytest.raises(StateError, match=r"ends with entry 2, but .* entry 5 is the last"):
         gateway.plan("1.1.0", "b" * 40)
 
 
