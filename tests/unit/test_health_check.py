@@ -138,6 +138,13 @@ def test_a_probe_that_answers_nonsense_does_not_pass(probe, answer):
     assert run(trial())[0]["status"] == "error"
 
 
+def test_a_record_that_cannot_be_made_is_an_error_at_once(probe, monkeypatch):
+    probe(lambda args, context: Outcome(True, "", ""))
+    monkeypatch.setattr(health_check, "target", lambda planned: 1 / 0)
+    (record,) = run(trial())
+    assert (record["status"], record["reason"]) == ("error", "the measurement broke: ZeroDivisionError: division by zero")
+
+
 def test_probes_run_side_by_side_but_no_more_than_allowed(probe):
     running, most, lock = [0], [0], threading.Lock()
 

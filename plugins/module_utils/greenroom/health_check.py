@@ -100,8 +100,7 @@ def run(planned: list, secrets: Mapping[str, str] | None = None, parallel: int =
             index = waiting.popleft()
             common = planned[index].common
             running[index] = time.monotonic() + common["within_s"] + common["timeout_s"] + GRACE_S
-            thread = threading.Thread(target=lambda index=index: done.put((index, measure(planned[index], secrets, hide))), daemon=True)
-            thread.start()
+            threading.Thread(target=lambda index=index: done.put((index, _guarded(planned[index], secrets, hide))), daemon=True).start()
         try:
             index, made = done.get(timeout=max(0.0, min(running.values()) - time.monotonic()))
             if index in running:  # else it was given up, and comes too late
@@ -112,6 +111,15 @@ def run(planned: list, secrets: Mapping[str, str] | None = None, parallel: int =
                 results[index] = _given_up(planned[index])
                 del running[index]
     return results
+
+
+def _guarded(planned: Planned, secrets: Mapping[str, str], hide: Redactor) -> dict:
+    """`measure`, whatever happens: a thread that dies would leave nothing but silence."""
+    try:
+        return measure(planned, secrets, hide)
+    except Exception as error:
+        reason = hide(f"the measurement broke: {type(error).__name__}: {error}")
+        return records.record(planned.common["id"], records.ERROR, planned.probe.doc, "not measured", reason=reason)
 
 
 def measure(planned: Planned, secrets: Mapping[str, str], hide: Redactor) -> dict:

@@ -29,7 +29,7 @@ KEYS = (
 
 def utc_now() -> str:
     """The time as ISO 8601 in UTC with milliseconds, e.g. `2026-11-20T09:12:44.120Z`."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")  # noqa: UP017 - preflight must run on hosts that are too old, to say so
 
 
 def finite(value: object) -> bool:
