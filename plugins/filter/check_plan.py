@@ -53,6 +53,7 @@ class FilterModule:
             "gateway_probes": _filter(check_plan.gateway_probes),
             "configure_steps": _filter(check_plan.configure_steps),
             "cli_probes": _filter(check_plan.cli_probes),
+            "worker_probes": _filter(check_plan.worker_probes),
             "log_probes": _filter(check_plan.log_probes),
             "server_log_probes": _filter(check_plan.server_log_probes),
             "slot_runner": _filter(check_plan.runner),

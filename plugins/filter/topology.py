@@ -38,6 +38,8 @@ class FilterModule:
         return {
             # {{ contract | firewall_rules(groups, addresses, inventory_hostname) }}
             "firewall_rules": topology.firewall_rules,
+            # {{ contract | firewall_probes(groups, addresses, inventory_hostname) }}
+            "firewall_probes": topology.firewall_probes,
             # {{ groups | addresses_of(addresses, 'app', 'gateway') }}
             "addresses_of": topology.addresses_of,
             # {{ groups['all'] | host_addresses(hostvars) | resolved_addresses }}

@@ -63,3 +63,13 @@ def test_requirements_of_a_dependency_that_is_not_there_do_not_apply():
     assert topology.not_applicable({**SERVICE, "not_applicable": {"sec.cors": "no browser"}}, ids) == {"sec.cors": "no browser"}
     without = topology.not_applicable({"dependencies": {}}, ids)
     assert set(without) == {"prep.db.user", "db.connect", "prep.queue.vhost"} and without["db.connect"] == "the service uses no database"
+
+
+def test_every_host_tries_what_it_must_and_must_not_reach():
+    def expectations(host):
+        return {(probe["host"], probe["port"]): probe["expect"] for probe in topology.firewall_probes(SERVICE, GROUPS, ADDRESSES, host)}
+
+    internal = ("10.0.0.1", topology.INTERNAL_PORT)
+    assert expectations("a1") == {("10.0.0.1", 443): "open", internal: "open", ("10.0.0.4", 5432): "open", ("10.0.0.4", 5671): "open"}
+    assert expectations("g") == {("10.0.0.4", 5432): "refused_or_filtered", ("10.0.0.4", 5671): "refused_or_filtered"}
+    assert expectations("d") == {("10.0.0.1", 443): "open", internal: "refused_or_filtered"}

@@ -8,6 +8,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 
+from .switch import other
+from .units import background_units
+
 HTTP_TYPES = ("http", "metrics")  # probes that speak to the service's own address
 SAMPLES = 30  # requests for a P95; 20 is the least that has one
 TIMEOUT_S = 10.0
@@ -211,6 +214,17 @@ def log_probes(
         {"id": "verify.logs.clean", "type": "log", "name": unit, "unit": unit, "since": since, "format": format, "allow": list(allow),
          "allow_empty": may_be_empty or kind != "web", "absent_secrets": list(secret_keys), "timeout_s": 30.0}
         for unit, kind in units(service, slot) if kind in kinds
+    ]  # fmt: skip
+
+
+def worker_probes(service: Mapping, slot: str, *, within_s: float = 45.0) -> list[dict]:
+    """Worker and scheduled units are active for `slot` and inactive for the other one (design: two versions would eat one queue).
+
+    within_s: seconds the slot agents have to follow a switch; their poll and the old units' stop fit in.
+    """
+    return [
+        {"id": "verify.health.script", "type": "systemd", "name": f"{unit} is {state}", "unit": unit, "active": state, "within_s": within_s}
+        for one, state in ((slot, "active"), (other(slot), "inactive")) for unit in background_units(service, one)
     ]  # fmt: skip
 
 

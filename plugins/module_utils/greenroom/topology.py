@@ -65,6 +65,8 @@ def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
         for dependency, beginnings in REQUIREMENTS_OF.items() if dependency not in (service.get("dependencies") or {})
         for name in ids if name.startswith(beginnings)
     }  # fmt: skip
+    if not service.get("dependencies") and "prep.deps.ready" in ids:
+        found["prep.deps.ready"] = "the service depends on nothing"
     return {**found, **(service.get("not_applicable") or {})}
 
 
@@ -102,3 +104,20 @@ def firewall_rules(service: Mapping, groups: Mapping[str, Sequence[str]], addres
         if dependency and dependency["mode"] == "installed" and host in groups.get(kind, ()):
             rules.append(rule(dependency["port"], kind, *users))
     return rules
+
+
+def firewall_probes(service: Mapping, groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str], host: str) -> list[dict]:
+    """What one host must and must not reach on the others: a list of {host, port, expect: open|refused_or_filtered, why}.
+
+    Only ports on which something listens once the phase prepare is done: a port where nobody listens would prove nothing. A host asks
+    every other one for the ports of `firewall_rules`, and the rule's sources decide which answer is right.
+    """
+    listening = {INTERNAL_PORT, service["gateway"]["https_port"]}
+    listening |= {dependency["port"] for dependency in (service.get("dependencies") or {}).values() if dependency.get("mode") == "installed"}
+    own = addresses[host]
+    return [
+        {"host": addresses[other], "port": rule["port"], "expect": "open" if not rule["from"] or own in rule["from"] else "refused_or_filtered",
+         "why": f"{rule['why']} on {other}"}
+        for other in dict.fromkeys(name for group in ("gateway", "database", "broker") for name in groups.get(group, ()))
+        if other != host for rule in firewall_rules(service, groups, addresses, other) if rule["port"] in listening
+    ]  # fmt: skip
