@@ -3,8 +3,10 @@
 import http.server
 import json
 import threading
+from pathlib import Path
 
 import pytest
+import yaml
 from ansible.module_utils.greenroom import check_plan as subject
 from ansible.module_utils.greenroom import health_check
 
@@ -143,6 +145,39 @@ def test_logs_of_servers_are_read_and_a_folder_without_any_is_red(tmp_path):
     assert record["status"] == "fail" and "real" in record["reason"]
     empty = subject.server_log_probes({str(tmp_path / "none"): []}, "2026-11-20T09:00:00Z")
     assert [record["status"] for record in health_check.run(accepted(empty))] == ["no_evidence"]
+
+
+ROLE = Path(__file__).resolve().parents[2] / "roles" / "service_checks" / "defaults" / "main.yml"
+QUIET = """\
+2026-11-20 10:00:00.000 UTC [1] LOG:  duration: 1200 ms  statement: UPDATE jobs SET error = NULL
+2026-11-20 10:00:00.000 UTC [2] x_scratch_20261120t091500z_a1@x_scratch_20261120t091500z_a1 ERROR:  relation "t" already exists
+2026-11-20 10:00:00.000 UTC [2] x_scratch_20261120t091500z_a1@x_scratch_20261120t091500z_a1 STATEMENT:  CREATE TABLE t (
+\t\terror text,
+2026-11-20 10:00:01.000 UTC [3] app@live greenroom health_check ERROR:  permission denied for schema public
+2026-11-20 10:00:01.000 UTC [3] app@live greenroom health_check STATEMENT:  CREATE TABLE error (id int)
+2026-11-20 10:00:02.120 [notice] <0.1.0> TLS server: In state hello generated SERVER ALERT: Fatal - Protocol Version
+2026-11-20 10:00:02.120000+00:00 [warning] <0.1.0> closing AMQP connection: client unexpectedly closed, error
+2026-11-20 10:00:02.120000+00:00 [error] <0.2.0> PLAIN login refused: user 'guest' - invalid credentials
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "2026-11-20 10:00:03.000 UTC [9] app@live  ERROR:  deadlock detected",
+        "2026-11-20 10:00:03.000 UTC [9] app@live  FATAL:  password authentication failed for user",
+        "2026-11-20 10:00:03.000 UTC [9] PANIC:  could not write to file",
+        "2026-11-20 10:00:03.000000+00:00 [error] <0.9.0> channel exception not_found",
+        "2026-11-20 10:00:03.000000+00:00 [error] <0.9.0> PLAIN login refused: user 'example' - invalid credentials",
+    ],
+)
+def test_the_lines_known_of_servers_are_no_more_than_those(tmp_path, line):
+    allow = yaml.safe_load(ROLE.read_text())["service_checks_server_log_allow"]
+    log = tmp_path / "server.log"
+    log.write_text(QUIET + (f"{line}\n" if line else ""))
+    (record,) = health_check.run(accepted(subject.server_log_probes({str(tmp_path): [str(log)]}, "2026-11-20T09:00:00Z", allow=allow)))
+    assert (record["status"], record["detail"]["errors"]) == (("fail", 1) if line else ("pass", 0))
 
 
 def test_the_beginning_of_a_run_is_read_from_its_id():
