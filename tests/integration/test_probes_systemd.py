@@ -227,7 +227,7 @@ def test_a_full_disk_is_red_where_it_is_measured_and_where_it_is_written_to(host
 
 def test_packages_could_be_installed_or_what_is_in_the_way(host):
     assert "dpkg in order; no lock held" in host.measure(type="apt")["observed"]
-    host.run("sh", "-c", "mkdir -p /root/apt && mv /etc/apt/sources.list* /root/apt/ 2>/dev/null; mkdir -p /etc/apt/sources.list.d")
+    host.run("sh", "-c", "mkdir -p /var/tmp/apt && mv /etc/apt/sources.list* /var/tmp/apt/ 2>/dev/null; mkdir -p /etc/apt/sources.list.d")
     record = host.measure(type="apt")
     assert "no package source is configured" in record["reason"]
     host.write("/etc/apt/sources.list", "deb http://127.0.0.1:9/debian bookworm main\n")

@@ -6,7 +6,8 @@ import logging
 import secrets as random
 import time
 
-from .base import Arg, Context, Findings, Outcome, Probe, need, network_problem, tls_context, version_at_least
+from .base import Arg, Context, Findings, Outcome, Probe, need, network_problem, tls_context
+from .compare import version_at_least
 
 
 def run(args: dict, context: Context) -> Outcome:

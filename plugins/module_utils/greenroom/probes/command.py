@@ -7,7 +7,8 @@ import os
 import pwd
 import re
 
-from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, compare_paths, execute, last_line
+from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, execute, last_line
+from .compare import compare_paths
 
 
 def run(args: dict, context: Context) -> Outcome:

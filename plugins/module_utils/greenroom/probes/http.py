@@ -10,8 +10,9 @@ import http.client
 import json
 import re
 
-from .base import ABSENT, Arg, Context, Findings, Outcome, Probe, compare, compare_paths, expectation, network_problem, percentile
+from .base import Arg, Context, Findings, Outcome, Probe, network_problem
 from .client import ARGS, address, check, request
+from .compare import ABSENT, compare, compare_paths, expectation, percentile
 
 
 def run(args: dict, context: Context) -> Outcome:

@@ -10,7 +10,8 @@ import json
 import os
 import re
 
-from .base import Arg, Context, Outcome, Probe, at_path, execute, last_line, mask, shown
+from .base import Arg, Context, Outcome, Probe, execute, last_line, mask, shown
+from .compare import at_path
 
 LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "NOTICE": 25, "WARNING": 30, "WARN": 30, "ERROR": 40, "ERR": 40, "SEVERE": 45,
           "CRITICAL": 50, "CRIT": 50, "FATAL": 50, "ALERT": 55, "EMERG": 60, "PANIC": 60}  # fmt: skip

@@ -10,8 +10,9 @@ import http.client
 import math
 import re
 
-from .base import Arg, Context, Outcome, Probe, compare, expectation, network_problem
+from .base import Arg, Context, Outcome, Probe, network_problem
 from .client import ARGS, address, check, request
+from .compare import compare, expectation
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\\n]|\\.)*)"\s*(?:,|(?=\}))')

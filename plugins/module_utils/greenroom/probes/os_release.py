@@ -7,7 +7,8 @@ import platform
 import re
 import shlex
 
-from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, execute, version_at_least
+from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, execute
+from .compare import version_at_least
 
 # PEP 600's names of the older tags.
 _OLD_TAGS = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}

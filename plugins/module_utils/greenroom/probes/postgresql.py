@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets as random
 
-from .base import Arg, Context, Findings, Outcome, Probe, compare, expectation, need, shown
+from .base import Arg, Context, Findings, Outcome, Probe, need, shown
+from .compare import compare, expectation
 
 PRIVILEGE_FUNCTIONS = {
     "table": "has_table_privilege",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets as random
 from urllib.parse import urlsplit
 
-from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, need, network_problem, shown, version_at_least
+from .base import Arg, Context, Findings, Outcome, Probe, ProbeError, need, network_problem, shown
+from .compare import version_at_least
 
 
 def run(args: dict, context: Context) -> Outcome:
