@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from .switch import other
-from .units import background_units
+from .units import background_units, process_units, web_unit
 
 HTTP_TYPES = ("http", "metrics")  # probes that speak to the service's own address
 SAMPLES = 30  # requests for a P95; 20 is the least that has one
@@ -27,19 +27,9 @@ def runner(service: Mapping, slot: str) -> list[str]:
     return [f"/usr/local/bin/{service['name']}-run", slot]
 
 
-def web_unit(service: Mapping, slot: str) -> str:
-    """Name of the web process's unit in a slot."""
-    return next(unit for unit, kind in units(service, slot) if kind == "web")
-
-
-def units(service: Mapping, slot: str) -> list[tuple[str, str]]:
-    """(unit, kind) of every process of a slot, copies included."""
-    found = []
-    for process in service["processes"]:
-        for number in range(1, int(process.get("count") or 1) + 1):
-            copy = f"-{number}" if number > 1 else ""
-            found.append((f"{service['name']}-{process['name']}{copy}@{slot}.service", process["kind"]))
-    return found
+def services(service: Mapping, slot: str) -> list[tuple[str, str]]:
+    """(unit, kind) of every process of a slot, copies included; a scheduled process with the service that its timer starts."""
+    return [(f"{one['name']}@{slot}.service", one["kind"]) for one in process_units(service)]
 
 
 def _health(service: Mapping, where: Mapping) -> dict:
@@ -213,7 +203,7 @@ def log_probes(
     return [
         {"id": "verify.logs.clean", "type": "log", "name": unit, "unit": unit, "since": since, "format": format, "allow": list(allow),
          "allow_empty": may_be_empty or kind != "web", "absent_secrets": list(secret_keys), "timeout_s": 30.0}
-        for unit, kind in units(service, slot) if kind in kinds
+        for unit, kind in services(service, slot) if kind in kinds
     ]  # fmt: skip
 
 
