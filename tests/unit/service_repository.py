@@ -38,3 +38,29 @@ def put(repository, files, message="change"):
     git(repository, "add", "-A")
     git(repository, "commit", "-q", "-m", message)
     return git(repository, "rev-parse", "HEAD")
+
+
+# The same service with a build backend of its own: no build requirements, so a wheel takes no download. For tests of what comes after.
+BACKEND = """\
+import base64, hashlib, pathlib, tomllib, zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+    name = project["name"].replace("-", "_") + "-" + project["version"]
+    head = ["Metadata-Version: 2.1", "Name: " + project["name"], "Version: " + project["version"]]
+    files = {str(path.relative_to("src")): path.read_bytes() for path in sorted(pathlib.Path("src").rglob("*.py"))}
+    files[name + ".dist-info/METADATA"] = "\\n".join([*head, *("Requires-Dist: " + one for one in project["dependencies"]), ""]).encode()
+    files[name + ".dist-info/WHEEL"] = b"Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+    lines = [
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b'=').decode()},{len(content)}"
+        for path, content in files.items()
+    ]
+    files[name + ".dist-info/RECORD"] = "\\n".join([*lines, name + ".dist-info/RECORD,,", ""]).encode()
+    with zipfile.ZipFile(pathlib.Path(folder, name + "-py3-none-any.whl"), "w") as out:
+        for path, content in files.items():
+            out.writestr(zipfile.ZipInfo(path), content)
+    return name + "-py3-none-any.whl"
+"""
+FAST_PYPROJECT = PYPROJECT.replace('requires = ["setuptools>=68"]', 'requires = []\nbackend-path = ["."]').replace(
+    "setuptools.build_meta", "backend"
+)

@@ -18,6 +18,7 @@ from ansible.module_utils.greenroom.install import (
     InstallError,
     _plain_version,
     check_host,
+    examine,
     host_target,
     install,
     install_tools,
@@ -30,7 +31,7 @@ from ansible.module_utils.greenroom.install import (
 from ansible.module_utils.greenroom.source import resolve
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
-from service_repository import LOCK, PYPROJECT, git, put
+from service_repository import BACKEND, FAST_PYPROJECT, LOCK, git, put
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
@@ -53,7 +54,8 @@ def make(tmp_path_factory):
 
     def make(version="0.1.0", kind="service", **files):
         given = {
-            "pyproject.toml": PYPROJECT.format(version=version),
+            "pyproject.toml": FAST_PYPROJECT.format(version=version),
+            "backend.py": BACKEND,
             "src/tiny/__init__.py": f'__version__ = "{version}"\n',
             "requirements.txt": LOCK,
             "run.sh": "#!/bin/sh\n",
@@ -341,15 +343,18 @@ def test_a_package_that_does_not_import_or_lies_about_its_version_is_removed_aga
 
 def test_a_lock_that_lacks_a_dependency_of_a_dependency_fails_here(make, put_in, tmp_path):
     lacking = make(
-        **{"pyproject.toml": PYPROJECT.format(version="0.1.0").replace('["idna"]', '["idna", "iniconfig; python_version > \'3\'"]')}
+        **{"pyproject.toml": FAST_PYPROJECT.format(version="0.1.0").replace('["idna"]', '["idna", "iniconfig; python_version > \'3\'"]')}
     )
     with pytest.raises(InstallError, match=r"uv pip install failed: (?s:.*)iniconfig"):
         put_in(lacking)
 
 
-@pytest.fixture
-def standing(put_in):
-    return Path(put_in()["dest"])
+@pytest.fixture(scope="module")
+def installed(made, tmp_path_factory):
+    version = made["manifest"]["version"]
+    dest = tmp_path_factory.mktemp("host") / "releases" / f"1-{version}"
+    install(archive=made["archive"], sha256=made["sha256"], number=1, version=version, dest=dest, uv=UV, python=PYTHON)
+    return dest
 
 
 def site(dest):
@@ -394,13 +399,26 @@ def spoil(dest, how):
         ("no venv", IDS - {"release.code.cloned"}),
     ],
 )
-def test_each_check_turns_red_on_its_fault_and_a_used_release_is_not_replaced(standing, put_in, tmp_path, how, ids):
-    spoil(standing, how)
+def test_each_check_turns_red_on_its_fault(made, installed, tmp_path, how, ids):
+    copy = tmp_path / "copy"
+    shutil.copytree(installed, copy, symlinks=True)
+    requirements = (copy / "requirements.txt").read_text()
+    assert {one["status"] for one in examine(copy, made["manifest"], requirements)} == {"pass"}
+    spoil(copy, how)
+    red = {one["id"] for one in examine(copy, made["manifest"], requirements) if one["status"] != "pass"}
+    assert ids - {"release.deps.import"} <= red <= ids
+
+
+def test_a_damaged_release_is_made_anew_only_when_no_slot_leads_to_it(put_in, tmp_path):
+    dest = Path(put_in()["dest"])
+    spoil(dest, "altered file")
     (tmp_path / "slots").mkdir()
-    (tmp_path / "slots" / "blue").symlink_to(standing)
+    (tmp_path / "slots" / "blue").symlink_to(dest)
     with pytest.raises(InstallError, match=r"is damaged .* and slot blue leads to it") as refused:
         put_in()
-    assert ids - {"release.deps.import"} <= red_ids(refused) <= ids
+    assert red_ids(refused) == {"release.deps.installed"}
+    with pytest.raises(InstallError, match="is damaged"):
+        put_in(slots=None)
     (tmp_path / "slots" / "blue").unlink()
     assert put_in()["changed"] is True
     assert put_in()["changed"] is False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
-from service_repository import LOCK, PYPROJECT, git, put
+from service_repository import BACKEND, FAST_PYPROJECT, LOCK, git, put
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
@@ -196,7 +196,12 @@ def repository(tmp_path_factory):
     git(folder, "init", "-q")
     put(
         folder,
-        {"pyproject.toml": PYPROJECT.format(version="0.1.0"), "src/tiny/__init__.py": '__version__ = "0.1.0"\n', "requirements.txt": LOCK},
+        {
+            "backend.py": BACKEND,
+            "pyproject.toml": FAST_PYPROJECT.format(version="0.1.0"),
+            "src/tiny/__init__.py": '__version__ = "0.1.0"\n',
+            "requirements.txt": LOCK,
+        },
     )
     git(folder, "tag", "v0.1.0")
     return folder
@@ -259,13 +264,10 @@ def test_failures_of_the_build_are_evidence_too(repository, work, tmp_path):
 
 def test_a_credential_in_the_address_is_nowhere_in_the_output(work):
     secret = "s3cr3t-t0ken-value"
-    for address in (
-        f"https://anna:{secret}@127.0.0.1:1/x.git",
-        f"https://{secret}@127.0.0.1:1/x.git",
-        f"ssh://git:{secret}@127.0.0.1:1/x.git",
-    ):
-        status, result = run("release_build", git=address, ref="v1", package="tiny", work_dir=str(work), timeout_s=20)
-        assert status == 1 and secret not in json.dumps(result) and "127.0.0.1" in result["msg"]
+    address = f"https://anna:{secret}@127.0.0.1:1/x.git"
+    status, result = run("release_build", git=address, ref="v1", package="tiny", work_dir=str(work), timeout_s=20)
+    assert status == 1 and secret not in json.dumps(result) and "127.0.0.1" in result["msg"]
+    assert result["invocation"]["module_args"]["git"] != address
 
 
 def test_a_cut_archive_is_refused_on_the_host(tmp_path):

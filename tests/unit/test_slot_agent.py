@@ -76,7 +76,7 @@ class Gateway:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_port
         self.url = f"http://127.0.0.1:{self.port}/live"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def live(self, slot):
         self.answer = (200, json.dumps({"slot": slot}))
@@ -237,7 +237,7 @@ def test_an_answer_that_decides_nothing_keeps_what_runs_and_is_said_once(agent, 
     else:
         gateway.answer = answer
     assert until(lambda: host.view()["doubt"])
-    time.sleep(1.2)
+    time.sleep(0.5)
     assert host.active() == units("blue") and host.calls() == calls
     view = host.view()
     assert view["slot"] == "blue" and view["decided"] and view["doubt"]
