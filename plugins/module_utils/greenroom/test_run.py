@@ -36,12 +36,13 @@ except OSError as error:
     sys.exit("cannot start %s: %s" % (job["argv"][0], error.strerror))
 """
 
-# What a unit of tests may not do. `systemd-analyze security` rates it like the service's own units.
+# What a unit of tests may not do: the same as the service's own processes.
 HARDENING = (
     "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectKernelTunables=yes",
     "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes",
     "ProtectProc=invisible", "RestrictSUIDSGID=yes", "RestrictRealtime=yes", "RestrictNamespaces=yes", "LockPersonality=yes",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX", "SystemCallArchitectures=native", "CapabilityBoundingSet=", "UMask=0077",
+    "SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources", "SystemCallErrorNumber=EPERM", "KeyringMode=private",
 )  # fmt: skip
 
 
