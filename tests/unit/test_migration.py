@@ -89,13 +89,13 @@ def test_a_url_of_another_kind_of_database_is_refused_without_showing_it():
 
 def test_no_secret_is_in_the_command_line_or_the_repr():
     one = job(service_url="postgresql://app:service-secret@h/d", env_files=("/etc/things/credentials.env",))
-    shown = " ".join(one.argv()) + repr(one)
+    shown = " ".join(one.argv("migrate")) + repr(one)
     for form in (PASSWORD, "p%40ss", "service-secret"):
         assert form not in shown
-    assert "--unit=greenroom-migration-things.service" in one.argv()
-    assert "--property=User=things" in one.argv() and "--property=NoNewPrivileges=yes" in one.argv()
-    assert "--property=EnvironmentFile=/etc/things/credentials.env" in one.argv()
-    assert "--property=RuntimeMaxSec=690" in one.argv()  # 60 s for the lock, 600 s for the tool, 30 s of grace
+    assert "--unit=greenroom-migration-things.service" in one.argv("migrate")
+    assert "--property=User=things" in one.argv("migrate") and "--property=NoNewPrivileges=yes" in one.argv("migrate")
+    assert "--property=EnvironmentFile=/etc/things/credentials.env" in one.argv("migrate")
+    assert "--property=RuntimeMaxSec=690" in one.argv("migrate")  # 60 s for the lock, 600 s for the tool, 30 s of grace
 
 
 def test_systemd_expands_nothing_in_the_bootstrap():
@@ -118,6 +118,11 @@ def test_every_form_of_a_secret_is_masked():
     masked = migration.mask(text, (PASSWORD, ""))
     assert PASSWORD not in masked and "p%40ss" not in masked and "p@ss" not in masked and masked.count("***") == 4
     assert migration.mask("nothing", ("",)) == "nothing"
+    doubled = migration.mask(
+        f"[SQL: -- {database().url().replace('%', '%%')} {PASSWORD.replace('%', '%%%%')}]", (PASSWORD,)
+    )
+    assert "ord" not in doubled and "%40" not in doubled
+    assert migration.mask("of another://one:secret@host/x", ()) == "of another://one:***@host/x"
 
 
 def test_the_result_is_masked_before_anybody_reads_it():
@@ -266,7 +271,7 @@ def test_a_unit_without_a_result_says_where_to_look():
         migration.planned(job(), run=lambda *_: (1, "", f"Unit exists already {PASSWORD}"))
     assert "status 1 and no result: Unit exists already ***" in str(
         caught.value
-    ) and "journalctl -u greenroom-migration-things" in str(caught.value)
+    ) and "journalctl -u greenroom-migration-plan-things-" in str(caught.value)
 
 
 def test_a_unit_that_does_not_end_and_a_host_without_systemd():

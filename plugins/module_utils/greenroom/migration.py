@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ TOOLS = {"alembic": migration_alembic}
 APPLICATION_NAME = "greenroom-migration"
 # Advisory locks belong to one database, so one key serves every service.
 LOCK_KEY = int.from_bytes(hashlib.sha256(b"greenroom migration").digest()[:8], "big", signed=True)
+URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@")
 GRACE_S = 30  # beyond the tool's own limit, before systemd ends the whole unit
 
 # What the unit may do: read the release, talk to the database.
@@ -127,9 +130,10 @@ class Job:
     tables: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
 
-    @property
-    def unit(self) -> str:
-        """The transient unit's name. One name a service: a second one on the same host is refused by systemd."""
+    def unit(self, operation: str) -> str:
+        """The transient unit's name. A migration has one name a service, so that a second one on the same host is refused by systemd."""
+        if operation == "plan":
+            return f"greenroom-migration-plan-{self.service}-{os.getpid()}.service"
         return f"greenroom-migration-{self.service}.service"
 
     def request(self, operation: str) -> dict:
@@ -148,7 +152,7 @@ class Job:
             "tables": list(self.tables), "indexes": list(self.indexes),
         }  # fmt: skip
 
-    def argv(self) -> list[str]:
+    def argv(self, operation: str) -> list[str]:
         """The command that starts the worker in its unit and waits for it. Nothing in it is secret."""
         limit_s = int(self.lock_wait_s + self.time_limit_s + GRACE_S)
         properties = {
@@ -162,7 +166,7 @@ class Job:
             "--pipe",
             "--collect",
             "--service-type=exec",
-            f"--unit={self.unit}",
+            f"--unit={self.unit(operation)}",
         ]
         start += [f"--property={key}={value}" for key, value in properties.items()]
         start += [f"--property=EnvironmentFile={path}" for path in self.env_files]
@@ -175,10 +179,14 @@ def source_of(module: object) -> str:
 
 
 def mask(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` without any of the secrets, written plainly, URL-quoted, or as Python or JSON would show them."""
+    """`text` without any of the secrets, written plainly, URL-quoted, or as Python or JSON would show them; and without any URL's password.
+
+    The second rule is for what drivers make of a URL: SQLAlchemy doubles each percent sign of a statement that it shows.
+    """
+    text = URL_PASSWORD.sub(r"\1***@", text)
     forms = set()
     for secret in filter(None, secrets):
-        forms |= {
+        quoted = {
             secret,
             quote(secret, safe=""),
             quote(secret),
@@ -186,6 +194,7 @@ def mask(text: str, secrets: tuple[str, ...]) -> str:
             repr(secret)[1:-1],
             json.dumps(secret)[1:-1],
         }
+        forms |= quoted | {form.replace("%", "%%") for form in quoted} | {form.replace("%", "%%%%") for form in quoted}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "***")
     return text
@@ -204,10 +213,12 @@ def work(job: Job, operation: str, run: Callable[[list[str], str, float], tuple[
     request = job.request(operation)
     secrets = (job.database.password, urlsplit(job.service_url).password or "" if job.service_url else "")
     try:
-        status, out, err = run(job.argv(), json.dumps(request), job.lock_wait_s + job.time_limit_s + 2 * GRACE_S)
+        status, out, err = run(
+            job.argv(operation), json.dumps(request), job.lock_wait_s + job.time_limit_s + 2 * GRACE_S
+        )
     except subprocess.TimeoutExpired as error:
         raise MigrationError(
-            f"the unit {job.unit} has not ended. See `systemctl status {job.unit}`; stop it before the next try."
+            f"the unit {job.unit(operation)} has not ended. See `systemctl status {job.unit(operation)}`; stop it before the next try."
         ) from error
     except OSError as error:
         raise MigrationError(
@@ -217,8 +228,9 @@ def work(job: Job, operation: str, run: Callable[[list[str], str, float], tuple[
         result = json.loads(out)
     except ValueError as error:
         raise MigrationError(
-            f"the unit {job.unit} ended with status {status} and no result: {mask(err, secrets).strip()[-2000:] or 'it said nothing'}. "
-            f"See `journalctl -u {job.unit}`; ask for a plan to see where the database is."
+            f"the unit {job.unit(operation)} ended with status {status} and no result: "
+            f"{mask(err, secrets).strip()[-2000:] or 'it said nothing'}. "
+            f"See `journalctl -u {job.unit(operation)}`; ask for a plan to see where the database is."
         ) from error
     # Only what was written by others can hold a secret; a short one must not change names of revisions and tables.
     result["output"] = mask(result["output"], secrets)
@@ -366,7 +378,7 @@ def applied_record(job: Job, raw: dict, why: str | None, clock: Clock) -> dict:
         f"applied {len(done)}: {names(done)}" if done else "nothing was pending" if not why else "nothing applied"
     )
     expected = f"applied: {names(raw['before']['pending'])}" if raw["before"] else "the pending revisions are applied"
-    detail = {"revisions": raw["started"], "lock_waited_s": raw["lock"].get("waited_s"), "unit": job.unit}
+    detail = {"revisions": raw["started"], "lock_waited_s": raw["lock"].get("waited_s"), "unit": job.unit("migrate")}
     return record(
         "db.migration.applied", FAIL if why else PASS, expected, observed, reason=why, detail=detail, **clock.keys()
     )

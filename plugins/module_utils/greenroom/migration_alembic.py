@@ -51,7 +51,7 @@ def plan(config: object, scripts: object) -> dict:
     pending = [
         {"revision": script.revision, "message": script.doc}
         for script in reversed(newest_first)
-        if script.revision not in applied
+        if not unknown and script.revision not in applied  # nothing can be said from an unknown revision
     ]  # fmt: skip
     return {"current": sorted(current), "heads": sorted(scripts.get_heads()), "pending": pending, "unknown": unknown}
 
