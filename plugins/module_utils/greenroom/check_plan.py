@@ -207,14 +207,16 @@ def log_probes(
     ]  # fmt: skip
 
 
-def worker_probes(service: Mapping, slot: str, *, within_s: float = 45.0) -> list[dict]:
+def worker_probes(service: Mapping, slot: str, other_in_use: bool = True, *, within_s: float = 45.0) -> list[dict]:
     """Worker and scheduled units are active for `slot` and inactive for the other one (design: two versions would eat one queue).
 
+    other_in_use: whether the other slot leads to a release; units of an empty slot cannot even be loaded.
     within_s: seconds the slot agents have to follow a switch; their poll and the old units' stop fit in.
     """
+    wanted = [(slot, "active"), (other(slot), "inactive")] if other_in_use else [(slot, "active")]
     return [
         {"id": "verify.health.script", "type": "systemd", "name": f"{unit} is {state}", "unit": unit, "active": state, "within_s": within_s}
-        for one, state in ((slot, "active"), (other(slot), "inactive")) for unit in background_units(service, one)
+        for one, state in wanted for unit in background_units(service, one)
     ]  # fmt: skip
 
 
