@@ -14,13 +14,13 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus, urlencode, urlsplit, urlunsplit
 
 # These are imported so that Ansible ships them with the module; what runs of them is their source, elsewhere.
 from . import migration_alembic, migration_worker
-from .records import ERROR, FAIL, NOT_APPLICABLE, PASS, record, utc_now
+from .migration_evidence import Clock, applied_record, at, declared_record, head_record, names, plan_record
+from .records import FAIL, PASS
 
 # A tool is a script that runs in the release's virtual environment and speaks the protocol of migration_alembic.
 TOOLS = {"alembic": migration_alembic}
@@ -239,19 +239,6 @@ def work(job: Job, operation: str, run: Callable[[list[str], str, float], tuple[
     return result
 
 
-def names(revisions: list[dict]) -> str:
-    """Revisions for a person: `a1 (create things), b2 (add a column)`."""
-    return (
-        ", ".join(f"{one['revision']} ({one['message']})" if one["message"] else one["revision"] for one in revisions)
-        or "none"
-    )
-
-
-def at(revisions: list[str]) -> str:
-    """A database's or release's revision for a person."""
-    return ", ".join(revisions) or "base (no revision yet)"
-
-
 def refusal(plan: dict) -> str | None:
     """Why this plan cannot be carried out; None if it can."""
     if plan["unknown"]:
@@ -293,24 +280,13 @@ def failure(result: dict) -> str | None:
     return f"{where}: {error['message'].strip()} [{error['kind']}]. {state}"
 
 
-class Clock:
-    """When something began, and the two keys of a record that say so and how long it took."""
-
-    def __init__(self) -> None:
-        self.started, self._begun = utc_now(), time.monotonic()
-
-    def keys(self) -> dict:
-        """`started` (ISO 8601) and `duration_ms` up to now."""
-        return {"started": self.started, "duration_ms": round((time.monotonic() - self._begun) * 1000, 1)}
-
-
 def planned(job: Job, **how: object) -> tuple[dict, list[dict]]:
     """(plan, evidence). Changes nothing. Raises MigrationError, with the evidence in its `result`."""
     clock = Clock()
     result = work(job, "plan", **how)
     plan, error = result["before"], result["error"]
     why = f"{error['message'].strip()} [{error['kind']}]" if error else refusal(plan)
-    evidence = [plan_record(job, plan, why, clock)]
+    evidence = [plan_record(job.database.name, plan, why, clock)]
     if why:
         raise MigrationError(
             f"{job.database.name} at {job.database.host}: {why}.", {"plan": plan, "evidence": evidence}
@@ -330,8 +306,8 @@ def migrated(job: Job, **how: object) -> tuple[dict, list[dict]]:
     why = failure(raw)
     applied = [one for one in raw["started"] if one["done"]]
     evidence = [
-        plan_record(job, before, refusal(before) if before else why, clock),
-        applied_record(job, raw, why, clock),
+        plan_record(job.database.name, before, refusal(before) if before else why, clock),
+        applied_record(job.unit("migrate"), raw, why, clock),
         head_record(after, why, clock),
     ]
     problems = [why] if why else []
@@ -357,63 +333,3 @@ def migrated(job: Job, **how: object) -> tuple[dict, list[dict]]:
             {**result, "evidence": evidence},
         )
     return result, evidence
-
-
-def plan_record(job: Job, plan: dict | None, why: str | None, clock: Clock) -> dict:
-    """Which revisions are pending, not what the history is (001 §3.2)."""
-    observed = (
-        plan
-        and f"{at(plan['current'])} -> {at(plan['heads'])}, {len(plan['pending'])} pending: {names(plan['pending'])}"
-    )
-    status = PASS if plan and not why else FAIL if plan else ERROR
-    expected = "a revision the release knows, and one head"
-    detail = {"database": job.database.name, **(plan or {})}
-    return record("db.migration.state_before", status, expected, observed, reason=why, detail=detail, **clock.keys())
-
-
-def applied_record(job: Job, raw: dict, why: str | None, clock: Clock) -> dict:
-    """What was applied."""
-    done = [one for one in raw["started"] if one["done"]]
-    observed = (
-        f"applied {len(done)}: {names(done)}" if done else "nothing was pending" if not why else "nothing applied"
-    )
-    expected = f"applied: {names(raw['before']['pending'])}" if raw["before"] else "the pending revisions are applied"
-    detail = {"revisions": raw["started"], "lock_waited_s": raw["lock"].get("waited_s"), "unit": job.unit("migrate")}
-    return record(
-        "db.migration.applied", FAIL if why else PASS, expected, observed, reason=why, detail=detail, **clock.keys()
-    )
-
-
-def head_record(after: dict | None, why: str | None, clock: Clock) -> dict:
-    """Whether the database is at the release's newest revision."""
-    if after is None:
-        return record("db.migration.head", ERROR, "the release's newest revision", None, reason=why, **clock.keys())
-    there = after["current"] == after["heads"]
-    reason = (
-        None
-        if there
-        else f"the database is at {at(after['current'])}, the release's newest revision is {at(after['heads'])}"
-    )
-    return record(
-        "db.migration.head",
-        PASS if there else FAIL,
-        at(after["heads"]),
-        at(after["current"]),
-        reason=reason,
-        **clock.keys(),
-    )
-
-
-def declared_record(id: str, what: str, declared: list[str], found: dict | None, why: str | None, clock: Clock) -> dict:
-    """Whether the tables or indexes that the contract declares exist, the indexes valid."""
-    if not declared:
-        reason = f"the contract declares no {what} (dependencies.database.{what})"
-        return record(id, NOT_APPLICABLE, reason=reason, **clock.keys())
-    if found is None:
-        return record(id, ERROR, declared, None, reason=f"not looked at: {why}", **clock.keys())
-    bad = {how: some for how, some in found.items() if some}
-    there = [name for name in declared if not any(name in some for some in bad.values())]
-    reason = "; ".join(f"{what} {how}: {', '.join(some)}" for how, some in bad.items())
-    if bad:
-        reason += f" (declared in dependencies.database.{what}; correct the migration or the contract)"
-    return record(id, FAIL if bad else PASS, declared, there, reason=reason or None, **clock.keys())
