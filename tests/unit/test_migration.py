@@ -272,6 +272,8 @@ def test_a_unit_without_a_result_says_where_to_look():
     assert "status 1 and no result: Unit exists already ***" in str(
         caught.value
     ) and "journalctl -u greenroom-migration-plan-things-" in str(caught.value)
+    (made,) = caught.value.result["evidence"]
+    assert (made["id"], made["status"]) == ("db.migration.state_before", "error") and PASSWORD not in made["reason"]
 
 
 def test_a_unit_that_does_not_end_and_a_host_without_systemd():

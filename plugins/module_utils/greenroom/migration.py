@@ -280,10 +280,19 @@ def failure(result: dict) -> str | None:
     return f"{where}: {error['message'].strip()} [{error['kind']}]. {state}"
 
 
+def judged(job: Job, operation: str, clock: Clock, **how: object) -> dict:
+    """`work`, whose failure leaves evidence too."""
+    try:
+        return work(job, operation, **how)
+    except MigrationError as error:
+        error.result["evidence"] = [plan_record(job.database.name, None, str(error), clock)]
+        raise
+
+
 def planned(job: Job, **how: object) -> tuple[dict, list[dict]]:
     """(plan, evidence). Changes nothing. Raises MigrationError, with the evidence in its `result`."""
     clock = Clock()
-    result = work(job, "plan", **how)
+    result = judged(job, "plan", clock, **how)
     plan, error = result["before"], result["error"]
     why = f"{error['message'].strip()} [{error['kind']}]" if error else refusal(plan)
     evidence = [plan_record(job.database.name, plan, why, clock)]
@@ -301,7 +310,7 @@ def migrated(job: Job, **how: object) -> tuple[dict, list[dict]]:
     Raises MigrationError with the same in its `result`; `changed` is true if the database is not where it was.
     """
     clock = Clock()
-    raw = work(job, "migrate", **how)
+    raw = judged(job, "migrate", clock, **how)
     before, after = raw["before"], raw["after"] or raw["before"]
     why = failure(raw)
     applied = [one for one in raw["started"] if one["done"]]
