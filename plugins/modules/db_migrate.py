@@ -179,7 +179,8 @@ evidence:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.greenroom.migration import Database, Job, MigrationError, migrated, names, planned
+from ansible.module_utils.greenroom.migration import Database, Job, MigrationError, migrated, planned
+from ansible.module_utils.greenroom.migration_evidence import names
 
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["planned", "migrated"], "required": True},

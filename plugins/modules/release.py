@@ -277,145 +277,19 @@ greenroom_exit:
   description: On failure, the exit status that the run should end with. 75 means that somebody else holds the lease.
   type: int
   returned: on failure
+holder:
+  description: The lease of whoever holds it, null where there is none. For O(holder) with O(state=control).
+  type: dict
+  returned: when the lease is somebody else's
 """
-
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom.durable import DurableError
-from ansible.module_utils.greenroom.lease import LeaseError, LeaseHeld, age_s, describe, expired, identity, is_dead
-from ansible.module_utils.greenroom.slots import SlotError, link_slot, read_links
-from ansible.module_utils.greenroom.state import Releases, StateError, idle_slot, matches_live, protected, store_copy
+from ansible.module_utils.greenroom.lease import LeaseError, LeaseHeld
+from ansible.module_utils.greenroom.release_states import carry_out
+from ansible.module_utils.greenroom.slots import SlotError
+from ansible.module_utils.greenroom.state import StateError
 from ansible.module_utils.greenroom.switch import SwitchError
-
-IDENTITY = ("version", "commit", "lock_sha256", "config_digest")
-# What a diff shows: the whole state would bury it.
-SHOWN = ("live", "previous", "last_known_good", "in_progress", "slots", "next_number", "bad")
-
-
-def view(releases: Releases, state: dict, p: dict) -> dict:
-    """What is returned of a state."""
-    lease = releases.lease.read()
-    problems = releases.problems(state)
-    try:
-        users_on = releases.switch.read()
-    except SwitchError:
-        users_on = None  # `problems` says it
-    return {
-        "content": state,
-        **{key: state[key] for key in ("live", "previous", "last_known_good", "in_progress", "next_number")},
-        "idle_slot": idle_slot(state),
-        "known_versions": state["versions"],
-        "protected": protected(state),
-        "first_deploy": state["counter"] == 0,
-        "is_live": matches_live(state, *(p[key] for key in IDENTITY)),
-        "users_on": users_on,
-        "problems": problems,
-        "lease": None if lease is None else {**lease, "age_s": round(age_s(lease)), "expired": expired(lease)},
-    }
-
-
-def control(p: dict) -> dict:
-    """Who the control process is, and whether a lease's holder is seen to be dead."""
-    holder = p["holder"] or {}
-    gone = is_dead(holder.get("control") or {})
-    return {"changed": False, "control": identity(), "dead": [int(holder["fencing"])] if gone else []}
-
-
-def leased(releases: Releases, p: dict) -> dict:
-    """Take the lease, waiting up to `wait_s` seconds for another holder. Raises LeaseHeld."""
-    if releases.dry:
-        held = releases.lease.read()
-        if held and not expired(held) and held["run_id"] != p["run_id"] and held["fencing"] not in p["dead"]:
-            raise LeaseHeld(f"the lease is held by {describe(held)}", held)
-        return {"changed": True, "lease_held": False, "fencing": None, "taken_over": None}
-    releases.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    names = ("owner", "control", "run_id", "ttl_s", "version", "step", "dead")
-    deadline = time.monotonic() + p["wait_s"]
-    while True:
-        try:
-            with releases.lease.lock():
-                releases.read()  # a damaged state is said before anything is taken
-                lease, before, changed = releases.lease.acquire(**{key: p[key] for key in names})
-                if before:
-                    releases.note(
-                        "lease_taken_over", lease, run_id=lease["run_id"], result=describe(before),
-                        why="expired" if expired(before) else "its control process is dead",
-                    )  # fmt: skip
-            break
-        except LeaseHeld:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
-    taken = describe(before) if before else None
-    return {"changed": changed, "lease_held": True, "fencing": lease["fencing"], "taken_over": taken}
-
-
-def unleased(releases: Releases, p: dict) -> dict:
-    """Give the lease back."""
-    if releases.dry:
-        return {"changed": releases.lease.read() is not None}
-    if not releases.directory.is_dir():
-        return {"changed": False}
-    with releases.lease.lock():
-        return {"changed": releases.lease.release(p["fencing"], p["run_id"])}
-
-
-def change(releases: Releases, p: dict) -> dict:
-    """One change of the state; with its diff."""
-    common = {"run_id": p["run_id"], "fencing": p["fencing"]}
-    steps = {
-        "planned": lambda: releases.plan(
-            **common, **{key: p[key] for key in (*IDENTITY, "reason", "approved_by", "retry_bad")}
-        ),
-        "staged": lambda: releases.stage(
-            **common, artefact_sha256=p["artefact_sha256"], config_digest=p["config_digest"], durations=p["durations"]
-        ),
-        "switched": lambda: releases.switch_to(
-            None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
-        ),
-        "confirmed": lambda: releases.confirm(**common, durations=p["durations"]),
-        "failed": lambda: releases.fail(**common, reason=p["reason"], bad=p["bad"], durations=p["durations"]),
-    }  # fmt: skip
-    if releases.dry:
-        before = releases.read()
-        state, changed = steps[p["state"]]()
-    else:
-        if not releases.directory.is_dir():
-            raise LeaseHeld(f"{releases.directory} does not exist, so nobody holds a lease: take it first (state: leased)")
-        with releases.lease.lock():
-            before = releases.read()
-            state, changed = steps[p["state"]]()
-    shown = [{key: one[key] for key in SHOWN} for one in (before, state)]
-    return {**view(releases, state, p), "changed": changed, "diff": {"before": shown[0], "after": shown[1]}}
-
-
-def run(module: AnsibleModule) -> dict:
-    """The result of the wanted state."""
-    p = module.params
-    directory = p["directory"] or f"/var/lib/greenroom/{p['service']}"
-    releases = Releases(directory, p["service"], p["switch"] or f"/etc/greenroom/{p['service']}/switch", dry=module.check_mode)
-    if p["state"] == "control":
-        return control(p)
-    if p["state"] == "stored":
-        return {"changed": store_copy(directory, p["content"], dry=module.check_mode)}
-    if p["state"] == "slot_linked":
-        if p["slot"] == "none":
-            raise SlotError("slot none cannot be linked; one of blue, green")
-        before = read_links(p["slots"], p["releases"])[0]
-        changed = link_slot(p["slots"], p["slot"], p["release"], p["releases"], adopt=p["adopt"], dry=module.check_mode)
-        links, problems = read_links(p["slots"], p["releases"])
-        return {"changed": changed, "links": links, "link_problems": problems, "diff": {"before": before, "after": links}}
-    if p["state"] == "leased":
-        return {**leased(releases, p), **view(releases, releases.read(), p)}
-    if p["state"] == "unleased":
-        return unleased(releases, p)
-    if p["state"] != "read":
-        return change(releases, p)
-    result = {"changed": False, **view(releases, releases.read(), p)}
-    if p["slots"]:
-        result["links"], result["link_problems"] = read_links(p["slots"], p["releases"] or "/nonexistent")
-    return result
 
 
 def main() -> None:
@@ -473,7 +347,7 @@ def main() -> None:
         supports_check_mode=True,
     )  # fmt: skip
     try:
-        result = run(module)
+        result = carry_out(module.params, dry=module.check_mode)
     except LeaseHeld as error:
         module.fail_json(msg=str(error), greenroom_exit=error.exit_status, holder=error.holder)
     except StateError as error:

@@ -164,11 +164,13 @@ import re
 import urllib.parse
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.greenroom.bundle import BundleError, build, build_tools, evidence_built, evidence_resolved
+from ansible.module_utils.greenroom.bundle import build, build_tools, evidence_built
 from ansible.module_utils.greenroom.durable import DurableError
-from ansible.module_utils.greenroom.install import red
-from ansible.module_utils.greenroom.records import record
-from ansible.module_utils.greenroom.source import SourceError, redact, resolve
+from ansible.module_utils.greenroom.git import SourceError
+from ansible.module_utils.greenroom.masking import redact
+from ansible.module_utils.greenroom.records import record, red
+from ansible.module_utils.greenroom.source import evidence_resolved, resolve
+from ansible.module_utils.greenroom.wheels import BundleError
 
 
 def hide_credential(module: AnsibleModule) -> None:

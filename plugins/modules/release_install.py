@@ -161,8 +161,10 @@ evidence:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.greenroom.archive import ArchiveError
 from ansible.module_utils.greenroom.durable import DurableError
-from ansible.module_utils.greenroom.install import InstallError, host_target, install, install_tools, prune
+from ansible.module_utils.greenroom.install import InstallError, host_target, install, install_tools
+from ansible.module_utils.greenroom.prune import PruneError, prune
 
 
 def installed(module: AnsibleModule) -> dict:
@@ -218,7 +220,7 @@ def main() -> None:
             if p["kind"] == "service" and (p["number"] is None or not p["version"]):
                 module.fail_json(msg="kind service needs number and version", evidence=[])
             result = installed(module)
-    except (InstallError, DurableError) as error:
+    except (InstallError, ArchiveError, PruneError, DurableError) as error:
         evidence = getattr(error, "evidence", []) if p["kind"] == "service" else []
         module.fail_json(msg=str(error), evidence=evidence, checks=[] if evidence else getattr(error, "evidence", []))
     except OSError as error:

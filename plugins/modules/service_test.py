@@ -163,6 +163,7 @@ import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom import test_run
+from ansible.module_utils.greenroom.masking import secret_parts
 
 SUITE = {
     "name": {"type": "str", "required": True},
@@ -201,7 +202,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, evidence=[], suites=[], files=[], msg="check mode: no test was run")
     # The password inside a URL is as secret as the URL.
-    module.no_log_values.update(test_run.secret_parts(params["secrets"].values()))
+    module.no_log_values.update(secret_parts(params["secrets"].values()))
     suites = [{**suite, "limit_s": suite["time_limit_s"]} for suite in params["suites"]]
     try:
         results = test_run.run_suites(suites, params)

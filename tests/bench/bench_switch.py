@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
 from greenroom.lease import identity
-from greenroom.state import Releases
+from greenroom.releases import Releases
 
 
 def look(directory: str, begun, ended, stop, results) -> None:

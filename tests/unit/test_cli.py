@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.lease import identity
-from ansible.module_utils.greenroom.state import Releases
+from ansible.module_utils.greenroom.releases import Releases
 
 LIBRARY = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 
@@ -59,7 +59,7 @@ def test_status_for_people_and_for_programs(gateway, tmp_path):
     ):
         assert part in done.stdout
     view = json.loads(greenroom(tmp_path, "status", "--json").stdout)
-    assert (view["switch"], view["live"]["number"], view["previous"]["number"], view["slots"], view["problems"]) == (
+    assert (view["users_on"], view["live"]["number"], view["previous"]["number"], view["slots"], view["problems"]) == (
         "green", 2, 1, {"blue": "1-1.0.0", "green": "2-1.1.0"}, [],
     )  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_history_checks_the_chain(gateway, tmp_path):
     done = greenroom(tmp_path, "history", "-n", "3")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3 and "confirmed" in done.stdout.splitlines()[-1]
     assert len(json.loads(greenroom(tmp_path, "history", "--json").stdout)) == 10
-    gateway.ledger_path.write_bytes(gateway.ledger_path.read_bytes().replace(b"verified", b"verifiex", 1))
+    gateway.ledger.path.write_bytes(gateway.ledger.path.read_bytes().replace(b"verified", b"verifiex", 1))
     done = greenroom(tmp_path, "history")
     assert done.returncode == 4 and "ledger.jsonl:3: was edited" in done.stderr
 

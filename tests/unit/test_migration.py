@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from ansible.module_utils.greenroom import migration, migration_worker
+from ansible.module_utils.greenroom.masking import masked, redact
 from ansible.module_utils.greenroom.migration import Database, Job, MigrationError
 
 PASSWORD = "p@ss:/w ord#$ü'\"%"
@@ -115,14 +116,12 @@ def test_the_request_limits_every_session():
 def test_every_form_of_a_secret_is_masked():
     url = database().url()
     text = f"could not connect to {url}; {PASSWORD}; {PASSWORD!r}; {json.dumps(PASSWORD)}"
-    masked = migration.mask(text, (PASSWORD, ""))
-    assert PASSWORD not in masked and "p%40ss" not in masked and "p@ss" not in masked and masked.count("***") == 4
-    assert migration.mask("nothing", ("",)) == "nothing"
-    doubled = migration.mask(
-        f"[SQL: -- {database().url().replace('%', '%%')} {PASSWORD.replace('%', '%%%%')}]", (PASSWORD,)
-    )
+    hidden = masked(text, (PASSWORD, ""))
+    assert PASSWORD not in hidden and "p%40ss" not in hidden and "p@ss" not in hidden and hidden.count("***") == 4
+    assert masked("nothing", ("",)) == "nothing"
+    doubled = masked(f"[SQL: -- {database().url().replace('%', '%%')} {PASSWORD.replace('%', '%%%%')}]", (PASSWORD,))
     assert "ord" not in doubled and "%40" not in doubled
-    assert migration.mask("of another://one:secret@host/x", ()) == "of another://one:***@host/x"
+    assert redact("of another://one:secret@host/x") == "of another://one:***@host/x"
 
 
 def test_the_result_is_masked_before_anybody_reads_it():

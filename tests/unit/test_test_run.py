@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.greenroom import test_reports as reports_of
 from ansible.module_utils.greenroom import test_run as subject
+from ansible.module_utils.greenroom.masking import masked, secret_parts
 
 GOOD = b"""<?xml version="1.0"?><testsuites><testsuite name="pytest" tests="2" failures="0" errors="0" skipped="0">
 <testcase classname="tests.test_a" name="test_one" time="0.25"/><testcase classname="tests.test_a" name="test_two" time="0.5"/>
@@ -191,7 +192,7 @@ def test_the_unit_is_limited_and_hardened_and_its_arguments_hold_no_environment(
     argv = subject.unit_command("u", "demo", "/opt/t", "/opt/t/reports/unit", 60, memory_mb=512, hidden=["/etc/demo"])
     for wanted in ("User=demo", "RuntimeMaxSec=60", "MemoryMax=512M", "ReadWritePaths=/opt/t/reports/unit", "InaccessiblePaths=-/etc/demo",
                    "ProtectSystem=strict", "NoNewPrivileges=yes", "WorkingDirectory=/opt/t/src"):  # fmt: skip
-        assert wanted in argv
+        assert f"--property={wanted}" in argv
     assert not any("env" in part.lower() and "=" in part and "setenv" in part for part in argv)
 
 
@@ -220,9 +221,9 @@ def test_a_process_beyond_the_last_limit_is_ended():
 
 
 def test_secrets_and_the_passwords_inside_urls_are_hidden():
-    parts = subject.secret_parts(["postgresql://u:p%40ssw0rd-long@h/db", "short", "another-secret"])
-    assert subject.masked("p@ssw0rd-long p%40ssw0rd-long another-secret short", parts) == "******** ******** ******** short"
-    assert subject.secret_parts(["http://[broken"]) == ["http://[broken"]
+    parts = secret_parts(["postgresql://u:p%40ssw0rd-long@h/db", "short", "another-secret"])
+    assert masked("p@ssw0rd-long p%40ssw0rd-long another-secret short", parts) == "*** *** *** short"
+    assert secret_parts(["http://[broken"]) == ["http://[broken"]
 
 
 def test_real_pytest_reports_are_judged_and_kept_without_secrets(tmp_path):
@@ -236,7 +237,7 @@ def test_real_pytest_reports_are_judged_and_kept_without_secrets(tmp_path):
     env = subject.suite_environment({}, "/nowhere", str(reports), {}, secrets)
     outcome = run_launcher([sys.executable, "-m", "pytest", "--rootdir", str(tmp_path), str(tmp_path)], env)
     suite = {"name": "unit", "id": "verify.unit.pass", "coverage_id": "verify.unit.coverage", "coverage_min": 60, "package": "demo"}
-    result = subject.judged(suite, {**outcome, "limit_s": 30}, reports, subject.secret_parts(secrets.values()))
+    result = subject.judged(suite, {**outcome, "limit_s": 30}, reports, secret_parts(secrets.values()))
     tests, lines = result["evidence"]
     assert tests["observed"] == "3 tests, 1 passed, 1 failures, 0 errors, 1 skipped"
     assert "test_demo::test_bad" in tests["reason"] and "test_known" in tests["reason"]

@@ -17,8 +17,10 @@ import uuid
 from pathlib import Path
 
 from .durable import DurableError
-from .lease import LeaseError, LeaseHeld, age_s, describe, expired, identity
-from .state import Releases, StateError, idle_slot, utc
+from .lease import LeaseError, LeaseHeld, describe, identity
+from .overview import overview
+from .releases import Releases
+from .state import StateError, idle_slot, utc
 from .switch import SLOTS, SwitchError
 
 EXIT_REFUSED, EXIT_PERSON, EXIT_HELD = 3, 4, 75
@@ -57,35 +59,23 @@ def _release(about: dict | None) -> str:
 def status(releases: Releases, args: argparse.Namespace) -> int:
     """Print what is live, previous, good, bad, in progress, and who holds the lease. 4 when something needs a person."""
     state = releases.read()
-    lease = releases.lease.read()
-    problems = releases.problems(state)
-    try:
-        stands = releases.switch.read()
-    except SwitchError:
-        stands = None
     view = {
+        **overview(releases, state),
         "service": releases.service,
-        "switch": stands,
-        "live": state["live"],
-        "previous": state["previous"],
-        "last_known_good": state["last_known_good"],
         "slots": {
             slot: f"{number}-{state['releases'].get(str(number), {}).get('version')}" if number else None
             for slot, number in state["slots"].items()
         },
         "bad": state["bad"],
-        "in_progress": state["in_progress"],
-        "next_number": state["next_number"],
         "counter": state["counter"],
-        "lease": None if lease is None else {**lease, "age_s": round(age_s(lease)), "expired": expired(lease)},
-        "problems": problems,
     }
+    lease, problems = view["lease"], view["problems"]
     if args.json:
         print(json.dumps(view, indent=1, sort_keys=True, ensure_ascii=False))
         return EXIT_PERSON if problems else 0
     live = state["live"]
     print(f"service          {releases.service}")
-    print(f"users are on     {stands or 'the maintenance page'}")
+    print(f"users are on     {view['users_on'] or 'the maintenance page'}")
     print(
         f"live             {_release(live)}"
         + (f" in {live['slot']}, since {live['at']}{'' if live['confirmed'] else ', not confirmed yet'}" if live else "")
@@ -101,7 +91,7 @@ def status(releases: Releases, args: argparse.Namespace) -> int:
         print(f"in progress      {_release(job)} in {job['slot']}, step {job['step']}, run {job['run_id']}")
     print(
         "lease            "
-        f"{'none' if lease is None else describe(lease) + (', expired' if expired(lease) else ', token ' + lease['token'])}"
+        f"{'none' if lease is None else describe(lease) + (', expired' if lease['expired'] else ', token ' + lease['token'])}"
     )
     for problem in problems:
         print(f"PROBLEM          {problem}")

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from . import records as rec
-from .test_run import masked, secret_parts
+from .masking import masked, secret_parts
 
 # What a shell, env or systemd-run answers when a command could not be started at all: that is no "there is nothing yet".
 NOT_STARTED = (126, 127, 203)

@@ -1,7 +1,6 @@
-"""Puts an archive of `bundle` onto a host, offline, and proves what stands there. Removes old releases without touching a needed one.
+"""Puts an archive onto a host, offline: a virtual environment of its own, filled from the archive's wheels, and proved.
 
-Standard library only. Sources of the rules: 001 §2.1 and §2.2 (code at its path, own virtual environment, exact pins, no editable
-install, package imports and says its version).
+Standard library only. Sources of the rules: 001 §2.1 and §2.2.
 """
 
 from __future__ import annotations
@@ -11,122 +10,24 @@ import errno
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
-import tarfile
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
-from .durable import fsync_dir, locked, sha256_file, write_atomic
-from .records import measured
-from .slots import RELEASE_NAME, SlotError, finished_release, read_links, release_number
-from .source import algorithm_of, normalize, redact, tree_hash
+from .archive import read_manifest, unpack, verify_archive
+from .durable import fsync_dir, locked, write_atomic
+from .installed import examine
+from .masking import redact
+from .records import red
+from .slots import RELEASE_NAME, SlotError, finished_release, read_links
 
 UV_LIMIT_S = 300
-# Run inside the venv: what is installed, and whether every file is there as its RECORD says.
-INSPECT = r"""
-import base64, hashlib, importlib.metadata as m, json, os, sys, sysconfig
-dists, broken = [], []
-for d in m.distributions():
-    direct = json.loads(d.read_text("direct_url.json") or "{}")
-    editable = bool(direct.get("dir_info", {}).get("editable"))
-    dists.append({"name": d.metadata["Name"], "version": d.version, "editable": editable})
-    for f in d.files or []:
-        path = str(f.locate())
-        try:
-            if f.hash is not None:
-                with open(path, "rb") as s:
-                    had = base64.urlsafe_b64encode(hashlib.new(f.hash.mode, s.read()).digest()).rstrip(b"=").decode()
-                if had != f.hash.value:
-                    broken.append(path + ": altered")
-            elif not path.endswith(".pyc") and not os.path.exists(path):
-                broken.append(path + ": missing")
-        except OSError as e:
-            broken.append(path + ": " + e.strerror)
-site = sysconfig.get_paths()["purelib"]
-links = sorted(n for n in os.listdir(site) if n.startswith("__editable__") or n.endswith(".egg-link"))
-print(json.dumps({"prefix": sys.prefix, "base_prefix": sys.base_prefix, "version": sys.version.split()[0], "dists": dists,
-                  "broken": broken, "links": links}))
-"""
-IMPORT = "import importlib,sys; print(getattr(importlib.import_module(sys.argv[1]), '__version__', ''))"
 
 
 class InstallError(Exception):
     """The archive cannot be installed, or what is installed is not what it must be; the text says where and what to do."""
-
-
-# -- the archive -------------------------------------------------------------------------------------------------------
-
-
-def verify_archive(path: str | os.PathLike, sha256: str, size: int | None = None) -> None:
-    """Raises InstallError unless the file has exactly these bytes; a cut file is named with both sizes. Nothing is unpacked before."""
-    try:
-        actual_size = os.path.getsize(path)
-    except OSError as error:
-        raise InstallError(f"{path}: cannot be read ({error.strerror}). Send the archive again.") from error
-    if size is not None and actual_size != size:
-        word = "cut" if actual_size < size else "not the one that was built"
-        raise InstallError(f"{path}: the archive is {word}: {actual_size} of {size} bytes. Remove it and send it again.")
-    actual = sha256_file(path)
-    if actual != sha256:
-        raise InstallError(
-            f"{path}: the archive was altered: sha256 {actual}, expected {sha256} ({actual_size} bytes). Remove it and send it again."
-        )
-
-
-def read_manifest(path: str | os.PathLike) -> dict:
-    """The archive's manifest, its first member. Raises InstallError."""
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            member = archive.next()
-            if member is None or member.name != "manifest.json" or not member.isreg() or member.size > 1 << 24:
-                raise InstallError(f"{path}: does not begin with a manifest; this is no Greenroom archive")
-            manifest = json.loads(archive.extractfile(member).read())
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise InstallError(f"{path}: cannot be read as an archive ({error})") from error
-    if manifest.get("schema") != 1:
-        raise InstallError(f"{path}: manifest schema {manifest.get('schema')!r}; this Greenroom knows 1")
-    return manifest
-
-
-def unpack(path: str | os.PathLike, dest: str | os.PathLike) -> None:
-    """Unpack into the empty folder `dest`: regular files, and links that stay inside; modes 0644 and 0755, nothing else.
-
-    Every name is judged before anything is written. (Python 3.11.2, Debian 12's, may lack tarfile's own filters.)
-    Raises InstallError for a name or a kind of member that has no place in an archive of ours.
-    """
-    dest = Path(dest)
-    with tarfile.open(path, "r:gz") as archive:
-        members = archive.getmembers()
-        links = set()
-        for member in members:
-            parts = PurePosixPath(member.name).parts
-            if not parts or member.name.startswith("/") or ".." in parts or "\0" in member.name:
-                raise InstallError(f"{path}: member {member.name!r} would be written outside {dest}; nothing was unpacked")
-            if not (member.isreg() or member.issym()):
-                raise InstallError(f"{path}: member {member.name!r} is neither a file nor a link; nothing was unpacked")
-            if member.issym():
-                inside = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-                if member.linkname.startswith("/") or inside == ".." or inside.startswith("../") or parts[0] != "src":
-                    raise InstallError(f"{path}: link {member.name!r} points outside {dest}; nothing was unpacked")
-                links.add(PurePosixPath(member.name))
-        for member in members:
-            if links & set(PurePosixPath(member.name).parents):
-                raise InstallError(f"{path}: member {member.name!r} lies behind a link; nothing was unpacked")
-        for member in members:
-            place = dest / member.name
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if member.issym():
-                place.symlink_to(member.linkname)
-                continue
-            with archive.extractfile(member) as source, open(place, "xb") as out:
-                shutil.copyfileobj(source, out, 1 << 20)
-                os.fchmod(out.fileno(), 0o755 if member.mode & 0o100 else 0o644)
-
-
-# -- the host ----------------------------------------------------------------------------------------------------------
 
 
 def host_target(python: str = "/usr/bin/python3") -> dict:
@@ -195,123 +96,6 @@ def _uv(uv: str, arguments: list[str], cache: Path, timeout_s: float) -> None:
         if "os error 28" in said or "No space left" in said:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise InstallError(f"uv {' '.join(arguments[:2])} failed: {said}")
-
-
-def locked_versions(requirements: str) -> dict[str, str]:
-    """{normalized name: version} of the archive's own requirements.txt."""
-    found = {}
-    for line in requirements.splitlines():
-        pin = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(\S+) --hash=sha256:[0-9a-f]{64}\Z", line)
-        if not pin:
-            raise InstallError(f"requirements.txt of the archive: {line[:80]!r} is no pinned requirement")
-        found[normalize(pin[1])] = pin[2]
-    return found
-
-
-def _plain_version(version: str) -> str:
-    """A version as two spellings of it can be compared without a library: 1.0-RC1 and 1.0rc1 are one, 1.0 and 1.0.0 too."""
-    text = re.sub(r"^v", "", version.lower())
-    text = re.sub(r"[-_.]?(alpha|beta|preview|pre|a|b|c|rc|post|dev)[-_.]?", lambda found: f".{found[1]}", text.split("+")[0])
-    text = text.replace(".alpha", ".a").replace(".beta", ".b").replace(".preview", ".rc").replace(".pre", ".rc").replace(".c", ".rc")
-    head = re.match(r"[0-9.]*[0-9]", text)
-    numbers = re.sub(r"(\.0)+\Z", "", head[0]) if head else ""
-    return numbers + (text[head.end() :] if head else text) + ("+" + version.lower().split("+", 1)[1] if "+" in version else "")
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------
-
-
-def _run_venv(venv: Path, arguments: list[str], run_as: str | None = None) -> subprocess.CompletedProcess:
-    account = {"user": run_as, "extra_groups": []} if run_as and os.geteuid() == 0 else {}
-    if account:
-        import pwd
-
-        account["group"] = pwd.getpwnam(run_as).pw_gid
-    return subprocess.run(
-        [str(venv / "bin/python"), "-I", "-B", *arguments], cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120, check=False, **account,
-    )  # fmt: skip
-
-
-def examine(folder: str | os.PathLike, manifest: dict, requirements: str, run_as: str | None = None) -> list[dict]:
-    """Evidence of what is installed in `folder`, measured on the disk: venv, dependencies, editable installs, import, source tree.
-
-    `requirements` is the text of the archive's requirements.txt. Changes nothing. For `tools` the ids that speak of a service
-    are left out.
-    """
-    folder, found = Path(folder), []
-    venv = folder / "venv"
-    wanted = locked_versions(requirements)
-    seen: dict = {}
-
-    with measured("release.venv", expected=f"a virtual environment of its own in {venv}, Python {manifest['python']}", into=found) as check:
-        done = _run_venv(venv, ["-c", INSPECT])
-        if done.returncode:
-            raise InstallError(f"{venv}/bin/python: status {done.returncode}: {done.stderr.strip()[-300:]}")
-        seen = json.loads(done.stdout)
-        own = os.path.realpath(seen["prefix"]) == os.path.realpath(venv) and seen["prefix"] != seen["base_prefix"]
-        check.judge(own and seen["version"].startswith(manifest["python"] + "."), f"Python {seen['version']} in {seen['prefix']}")
-
-    dists = {normalize(one["name"]): one["version"] for one in seen.get("dists", [])}
-    missing, extra = sorted(set(wanted) - set(dists)), sorted(set(dists) - set(wanted))
-    with measured("release.deps.installed", expected=f"{len(wanted)} packages, exactly those of the lock", into=found) as check:
-        check.detail = {"missing": missing, "extra": extra, "broken": seen.get("broken", [])[:10]}
-        doubled = len(seen["dists"]) != len(dists)
-        check.judge(
-            not (missing or extra or seen["broken"] or doubled), f"{len(dists)} packages",
-            f"missing: {', '.join(missing) or 'none'}; not in the lock: {', '.join(extra) or 'none'}; files: "
-            f"{'; '.join(seen['broken'][:3]) or 'intact'}",
-        )  # fmt: skip
-
-    with measured("release.deps.verified", expected="every installed version equals the pinned one", into=found) as check:
-        same = sum(1 for name in wanted if name in dists and _plain_version(dists[name]) == _plain_version(wanted[name]))
-        wrong = [
-            f"{name} {dists[name]} instead of {wanted[name]}"
-            for name in wanted
-            if name in dists and _plain_version(dists[name]) != _plain_version(wanted[name])
-        ]
-        check.judge(
-            same == len(wanted) and bool(seen),
-            f"{same} of {len(wanted)} equal",
-            "; ".join(wrong[:5]) or f"{len(wanted) - same} of {len(wanted)} not found",
-        )
-
-    with measured("release.deps.no_editable", expected="0 editable installs", into=found) as check:
-        editable = sorted([*(one["name"] for one in seen["dists"] if one["editable"]), *seen["links"]])
-        check.judge(not editable, len(editable), f"editable: {', '.join(editable)}")
-
-    if manifest["kind"] == "tools":
-        return found
-
-    with measured("release.deps.import", expected=f"{manifest['package']} {manifest['package_version']}", into=found) as check:
-        done = _run_venv(venv, ["-c", IMPORT, manifest["package"]], run_as)
-        said = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-        good = done.returncode == 0 and _plain_version(said) in {
-            _plain_version(manifest["package_version"]),
-            _plain_version(manifest["distribution_version"]),
-        }
-        last = done.stderr.strip().splitlines()[-1:] or [""]
-        check.judge(
-            good, f"{manifest['package']} {said or 'says no __version__'}" if done.returncode == 0 else "import failed",
-            f"import of {manifest['package']}: "
-            f"{last[0][:300]}" if done.returncode else f"the package says {said!r}, the release is {manifest['package_version']!r}",
-        )  # fmt: skip
-
-    with measured(
-        "release.code.cloned", expected=f"tree {manifest['tree']} of commit {manifest['commit']} in {folder}/src", into=found
-    ) as check:
-        tree = tree_hash(folder / "src", algorithm_of(manifest["tree"]))
-        check.detail = {"commit": manifest["commit"], "path": str(folder / "src")}
-        check.judge(tree == manifest["tree"], f"tree {tree}", f"the files in {folder}/src are tree {tree}, not the commit's")
-    return found
-
-
-def red(evidence: list[dict]) -> str:
-    """The reasons of all records that did not pass, '' if none."""
-    return "; ".join(f"{one['id']}: {one.get('reason')}" for one in evidence if one["status"] != "pass")
-
-
-# -- installing --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -530,50 +314,3 @@ def install_tools(
     for old in olds[:-1]:
         _remove(old)
     return {**result, "dest": str(dest), "changed": True}
-
-
-# -- pruning -----------------------------------------------------------------------------------------------------------
-
-
-def prune(
-    releases: str | os.PathLike, slots: str | os.PathLike, keep: int, protected: Iterable[int] = (), *, dry: bool = False
-) -> dict:  # fmt: skip
-    """Remove releases, the lowest numbers first, so that the newest `keep` finished ones stay.
-
-    Never removed: a number in `protected` (live, previous, last known good, in progress) and what a slot points to. Unfinished
-    folders that are not protected go. Names that are no release's are left alone and named.
-
-    Returns {changed, removed, kept, unknown}: folder names. Raises InstallError when a slot cannot be understood: then nothing
-    is removed, for what is needed is not known.
-    """
-    home, keep, protected = Path(releases), int(keep), {int(one) for one in protected}
-    if keep < 1:
-        raise InstallError(f"keep must be at least 1, not {keep}")
-    if not home.is_dir():
-        return {"changed": False, "removed": [], "kept": [], "unknown": []}
-    links, problems = read_links(slots, home)
-    if problems:
-        raise InstallError(f"nothing was removed: {problems[0]}")
-    names = [entry.name for entry in home.iterdir() if entry.is_dir() and not entry.is_symlink()]
-    known = sorted((name for name in names if release_number(name)), key=release_number, reverse=True)
-    finished = [name for name in known if (home / name / "release.json").is_file()]
-    needed = {name for name in known if release_number(name) in protected or name in links.values()}
-    kept = {*finished[:keep], *needed}
-    removed = [name for name in known if name not in kept]
-    trash = [name for name in names if name.startswith(".removing-")]
-    if not dry:
-        for name in removed:
-            # One rename takes it out of every list; what a crash leaves is finished by the next call.
-            os.rename(home / name, home / f".removing-{name}")
-            trash.append(f".removing-{name}")
-        for name in trash:
-            shutil.rmtree(home / name)
-        if removed:
-            fsync_dir(home)
-    unknown = sorted(name for name in names if not release_number(name) and not name.startswith("."))
-    return {
-        "changed": bool(removed or trash),
-        "removed": sorted(removed, key=release_number),
-        "kept": sorted(kept, key=release_number),
-        "unknown": unknown,
-    }

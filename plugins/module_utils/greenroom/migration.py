@@ -12,13 +12,13 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable
-from urllib.parse import quote, quote_plus, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 # These are imported so that Ansible ships them with the module; what runs of them is their source, elsewhere.
-from . import migration_alembic, migration_worker
+from . import migration_alembic, migration_worker, transient_unit
+from .masking import masked, redact, secret_parts
 from .migration_evidence import Clock, applied_record, at, declared_record, head_record, names, plan_record
 from .records import FAIL, PASS
 
@@ -27,33 +27,8 @@ TOOLS = {"alembic": migration_alembic}
 APPLICATION_NAME = "greenroom-migration"
 # Advisory locks belong to one database, so one key serves every service.
 LOCK_KEY = int.from_bytes(hashlib.sha256(b"greenroom migration").digest()[:8], "big", signed=True)
-URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@")
 GRACE_S = 30  # beyond the tool's own limit, before systemd ends the whole unit
 
-# What the unit may do: read the release, talk to the database.
-HARDENING = {
-    "NoNewPrivileges": "yes",
-    "CapabilityBoundingSet": "",
-    "ProtectSystem": "strict",
-    "ProtectHome": "yes",
-    "PrivateTmp": "yes",
-    "PrivateDevices": "yes",
-    "ProtectKernelTunables": "yes",
-    "ProtectKernelModules": "yes",
-    "ProtectKernelLogs": "yes",
-    "ProtectControlGroups": "yes",
-    "ProtectClock": "yes",
-    "ProtectHostname": "yes",
-    "ProtectProc": "invisible",
-    "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
-    "RestrictNamespaces": "yes",
-    "RestrictRealtime": "yes",
-    "RestrictSUIDSGID": "yes",
-    "LockPersonality": "yes",
-    "SystemCallArchitectures": "native",
-    "SystemCallFilter": "@system-service",
-    "UMask": "0077",
-}
 # The unit's whole command line: it takes the worker from the job. No dollar sign may be in it, systemd would expand it.
 BOOTSTRAP = "import json,sys;job=json.load(sys.stdin);space={'__name__':'worker'};exec(job.pop('worker'),space);space['main'](job)"
 
@@ -155,49 +130,17 @@ class Job:
     def argv(self, operation: str) -> list[str]:
         """The command that starts the worker in its unit and waits for it. Nothing in it is secret."""
         limit_s = int(self.lock_wait_s + self.time_limit_s + GRACE_S)
-        properties = {
-            **HARDENING, "User": self.user, "WorkingDirectory": f"{self.release}/src", "RuntimeMaxSec": str(limit_s),
-            "Description": f"Greenroom migrates the schema of {self.service}",
-        }  # fmt: skip
-        start = [
-            "systemd-run",
-            "--quiet",
-            "--wait",
-            "--pipe",
-            "--collect",
-            "--service-type=exec",
-            f"--unit={self.unit(operation)}",
-        ]
-        start += [f"--property={key}={value}" for key, value in properties.items()]
-        start += [f"--property=EnvironmentFile={path}" for path in self.env_files]
-        return [*start, "--", self.python, "-c", BOOTSTRAP]
+        about = f"Description=Greenroom migrates the schema of {self.service}"
+        properties = [about, *(f"EnvironmentFile={path}" for path in self.env_files)]
+        options = ("--collect", "--service-type=exec")
+        unit = self.unit(operation)
+        start = transient_unit.command(unit, self.user, f"{self.release}/src", limit_s, properties=properties, options=options)
+        return [*start, self.python, "-c", BOOTSTRAP]
 
 
 def source_of(module: object) -> str:
     """The source of a module of this library; Ansible ships it inside an archive, so it is asked of the loader, not of the file system."""
     return importlib.util.find_spec(module.__name__).loader.get_source(module.__name__)
-
-
-def mask(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` without any of the secrets, written plainly, URL-quoted, or as Python or JSON would show them; and without any URL's password.
-
-    The second rule is for what drivers make of a URL: SQLAlchemy doubles each percent sign of a statement that it shows.
-    """
-    text = URL_PASSWORD.sub(r"\1***@", text)
-    forms = set()
-    for secret in filter(None, secrets):
-        quoted = {
-            secret,
-            quote(secret, safe=""),
-            quote(secret),
-            quote_plus(secret),
-            repr(secret)[1:-1],
-            json.dumps(secret)[1:-1],
-        }
-        forms |= quoted | {form.replace("%", "%%") for form in quoted} | {form.replace("%", "%%%%") for form in quoted}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "***")
-    return text
 
 
 def run_in_unit(argv: list[str], request: str, limit_s: float) -> tuple[int, str, str]:
@@ -211,7 +154,11 @@ def run_in_unit(argv: list[str], request: str, limit_s: float) -> tuple[int, str
 def work(job: Job, operation: str, run: Callable[[list[str], str, float], tuple[int, str, str]] = run_in_unit) -> dict:
     """Let the worker do `operation` (plan or migrate); its result, masked. Raises MigrationError if it gave none."""
     request = job.request(operation)
-    secrets = (job.database.password, urlsplit(job.service_url).password or "" if job.service_url else "")
+    secrets = secret_parts([job.database.password, job.service_url or ""])
+
+    def hidden(text: str) -> str:
+        return masked(redact(text), secrets)
+
     try:
         status, out, err = run(
             job.argv(operation), json.dumps(request), job.lock_wait_s + job.time_limit_s + 2 * GRACE_S
@@ -229,13 +176,13 @@ def work(job: Job, operation: str, run: Callable[[list[str], str, float], tuple[
     except ValueError as error:
         raise MigrationError(
             f"the unit {job.unit(operation)} ended with status {status} and no result: "
-            f"{mask(err, secrets).strip()[-2000:] or 'it said nothing'}. "
+            f"{hidden(err).strip()[-2000:] or 'it said nothing'}. "
             f"See `journalctl -u {job.unit(operation)}`; ask for a plan to see where the database is."
         ) from error
     # Only what was written by others can hold a secret; a short one must not change names of revisions and tables.
-    result["output"] = mask(result["output"], secrets)
+    result["output"] = hidden(result["output"])
     if result["error"]:
-        result["error"]["message"] = mask(result["error"]["message"], secrets)
+        result["error"]["message"] = hidden(result["error"]["message"])
     return result
 
 

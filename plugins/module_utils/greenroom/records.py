@@ -215,3 +215,8 @@ def measured(
     )  # fmt: skip
     if into is not None:
         into.append(check.record)
+
+
+def red(evidence: list[dict]) -> str:
+    """The reasons of all records that did not pass, '' if none."""
+    return "; ".join(f"{one['id']}: {one.get('reason')}" for one in evidence if one["status"] != "pass")

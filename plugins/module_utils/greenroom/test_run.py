@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from . import records as rec
+from . import transient_unit
+from .masking import MASK, masked, secret_parts
 from .test_reports import ReportError, parse_coverage, parse_junit, read_report
 
 TAIL_LINES = 40  # of a suite's output, in the result of a suite that did not pass
@@ -35,15 +36,6 @@ try:
 except OSError as error:
     sys.exit("cannot start %s: %s" % (job["argv"][0], error.strerror))
 """
-
-# What a unit of tests may not do: the same as the service's own processes.
-HARDENING = (
-    "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes",
-    "ProtectProc=invisible", "RestrictSUIDSGID=yes", "RestrictRealtime=yes", "RestrictNamespaces=yes", "LockPersonality=yes",
-    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX", "SystemCallArchitectures=native", "CapabilityBoundingSet=", "UMask=0077",
-    "SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources", "SystemCallErrorNumber=EPERM", "KeyringMode=private",
-)  # fmt: skip
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -108,27 +100,6 @@ def judge_coverage(id: str, found: dict | None, minimum: float, *, missing: str 
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def secret_parts(values: Iterable[str]) -> list[str]:
-    """Every text that must not be shown: the values, and the passwords of those that are URLs. Longest first, none under 6 characters."""
-    parts = set()
-    for value in values:
-        parts.add(str(value))
-        try:
-            password = urlsplit(str(value)).password
-        except ValueError:
-            password = None
-        if password:
-            parts |= {password, unquote(password)}
-    return sorted((part for part in parts if len(part) >= 6), key=len, reverse=True)
-
-
-def masked(text: str, secrets: Iterable[str]) -> str:
-    """`text` without the `secrets` (see secret_parts)."""
-    for secret in secrets:
-        text = text.replace(secret, "********")
-    return text
-
-
 def suite_environment(suite: Mapping, directory: str, reports: str, env: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a suite; nothing of the caller's own gets in.
 
@@ -153,12 +124,11 @@ def unit_command(
 ) -> list[str]:
     """The argument list of systemd-run for one suite; what it runs and with which environment comes over standard input."""
     properties = [
-        f"User={user}", f"WorkingDirectory={directory}/src", f"RuntimeMaxSec={limit_s}", f"TimeoutStopSec={STOP_SECONDS}",
-        "KillMode=control-group", "SendSIGKILL=yes", f"MemoryMax={memory_mb}M", "TasksMax=512", f"ReadWritePaths={reports}",
-        *(f"InaccessiblePaths=-{path}" for path in hidden), *HARDENING,
+        f"TimeoutStopSec={STOP_SECONDS}", "KillMode=control-group", "SendSIGKILL=yes", f"MemoryMax={memory_mb}M", "TasksMax=512",
+        f"ReadWritePaths={reports}", *(f"InaccessiblePaths=-{path}" for path in hidden),
     ]  # fmt: skip
-    options = [option for value in properties for option in ("-p", value)]
-    return ["systemd-run", "--pipe", "--wait", "--quiet", f"--unit={unit}", *options, "/usr/bin/python3", "-I", "-c", LAUNCHER]
+    start = transient_unit.command(unit, user, f"{directory}/src", limit_s, properties=properties)
+    return [*start, "/usr/bin/python3", "-I", "-c", LAUNCHER]
 
 
 def run_process(argv: list[str], job: Mapping, limit_s: float) -> dict:
@@ -256,7 +226,7 @@ def judged(suite: Mapping, outcome: Mapping, reports: Path, hide: list[str]) -> 
 def _keep(path: Path, data: bytes, hide: Iterable[str]) -> str:
     """Write a report for fetching, without secrets; the folder is root's, so nobody else can put a link there first."""
     for secret in hide:
-        data = data.replace(secret.encode(), b"********")
+        data = data.replace(secret.encode(), MASK.encode())
     path.write_bytes(data)
     path.chmod(0o600)
     return str(path)

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from . import records as rec
-from .test_run import secret_parts
+from .masking import secret_parts
 
 ID = "sec.secrets.not_in_vcs"
-SHORTEST = 6  # characters; a shorter value would be found in any text (see test_run.secret_parts)
+SHORTEST = 6  # characters; a shorter value would be found in any text (see masking.secret_parts)
 NAMED = 10
 
 

@@ -8,13 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from service_repository import BACKEND, FAST_PYPROJECT, LOCK, PYTHON, UV, git, put
 
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
-from service_repository import BACKEND, FAST_PYPROJECT, LOCK, git, put
-
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-UV = str(Path(sys.executable).parent / "uv")
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(module, check=False, **arguments):

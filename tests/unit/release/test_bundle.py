@@ -7,23 +7,15 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom import bundle
-from ansible.module_utils.greenroom.bundle import (
-    BundleError,
-    archive_tree,
-    build,
-    build_tools,
-    check_target,
-    platforms,
-    wanted_on,
-    wheel_fits,
-)
-from ansible.module_utils.greenroom.install import read_manifest
-from ansible.module_utils.greenroom.source import SourceError, parse_lock, resolve
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
+from ansible.module_utils.greenroom.archive import archive_tree, read_manifest
+from ansible.module_utils.greenroom.bundle import build, build_tools
+from ansible.module_utils.greenroom.git import SourceError
+from ansible.module_utils.greenroom.lock_file import parse_lock
+from ansible.module_utils.greenroom.source import evidence_resolved, resolve
+from ansible.module_utils.greenroom.wheels import BundleError, check_target, gather_wheels, platforms, wanted_on, wheel_fits
 from service_repository import HASH, LOCK, PYPROJECT, git, put
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TARGET = {"python": "3.11", "machine": "x86_64", "glibc": "2.36"}
 TESTS_LOCK = LOCK + "iniconfig==2.0.0 --hash=sha256:b6a85871a79d2e3b22d2d1b94ac2824226a63c6b741c88f7ae975f18b6778374\n"
 
@@ -164,20 +156,20 @@ def test_without_a_registry_what_is_stored_suffices_and_what_is_not_fails_in_tim
     assert make()["changed"] is False
     requirements = parse_lock(LOCK.encode(), "x")
     with pytest.raises(BundleError, match=r"idna==3\.10 cannot be downloaded: the package registry does not answer"):
-        bundle.gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable, timeout_s=4)
+        gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable, timeout_s=4)
 
 
 def test_a_hash_that_does_not_fit_names_the_package(tmp_path):
     requirements = parse_lock(LOCK.replace(HASH, "0" * 64).encode(), "x")
     with pytest.raises(BundleError, match=rf"idna==3\.10 has another hash than the lock: Expected sha256 0000\S+ Got {HASH}\."):
-        bundle.gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable)
+        gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable)
     assert not list(tmp_path.rglob("*.whl"))
 
 
 def test_a_version_without_a_wheel_for_the_target_names_both(tmp_path):
     requirements = parse_lock(f"idna==0.0.404 --hash=sha256:{HASH}".encode(), "x")
     with pytest.raises(BundleError, match=r"no wheel of idna==0\.0\.404 for Python 3\.11 on x86_64 with glibc 2\.36"):
-        bundle.gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable)
+        gather_wheels(requirements, check_target(TARGET), tmp_path, sys.executable)
 
 
 def test_locks_that_disagree_are_refused(repository, work):
@@ -261,12 +253,12 @@ def test_the_evidence_is_measured_on_the_archive(make, repository, work):
     release = resolved(repository, work)
     made = make()
     assert bundle.evidence_built(release, made["archive"])["status"] == "pass"
-    assert [(one["id"], one["status"]) for one in bundle.evidence_resolved(release, str(repository))] == [
+    assert [(one["id"], one["status"]) for one in evidence_resolved(release, str(repository))] == [
         ("release.version", "pass"), ("release.code.ref", "pass"),
     ]  # fmt: skip
     red = bundle.evidence_built({**release, "tree": "0" * 40}, made["archive"])
     assert red["status"] == "fail" and "the archive holds tree" in red["reason"]
-    moved = bundle.evidence_resolved({**release, "commit": "1" * 40}, str(repository))[1]
+    moved = evidence_resolved({**release, "commit": "1" * 40}, str(repository))[1]
     assert (moved["id"], moved["status"]) == ("release.code.ref", "fail")
 
 

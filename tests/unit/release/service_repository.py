@@ -2,6 +2,20 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
+
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+UV = str(Path(sys.executable).parent / "uv")
+# What the installation of a release measures.
+IDS = {
+    "release.venv",
+    "release.deps.installed",
+    "release.deps.verified",
+    "release.deps.no_editable",
+    "release.deps.import",
+    "release.code.cloned",
+}
 
 HASH = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
 LOCK = f"idna==3.10 \\\n    --hash=sha256:{HASH}\n    # via tiny-service\n"
