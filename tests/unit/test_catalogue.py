@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom import catalogue
+from ansible.module_utils.greenroom.catalogue import not_applicable
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "catalogue" / "any.yml", ROOT / "examples" / "lark-service" / "catalogue.yml"]
@@ -28,7 +29,8 @@ def test_what_is_not_built_says_so_and_nothing_else_does():
 
 def test_entries_measured_in_another_phase():
     moved = {entry.id: entry.gate_phase for entry in catalogue.load(SHIPPED) if entry.measured_in}
-    assert moved == dict.fromkeys(["sec.secrets.mode", "sec.secrets.not_in_vcs", "sec.tls", "sec.network.ports"], "verify")
+    later = ["sec.secrets.mode", "sec.secrets.not_in_vcs", "sec.tls", "sec.network.ports", "release.running_version", "release.time_budget"]
+    assert moved == {**dict.fromkeys(later, "verify"), "release.start.app": "configure"}
 
 
 def test_an_entry_knows_where_it_stands(tmp_path):
@@ -80,3 +82,11 @@ def test_the_same_file_twice_is_read_once(tmp_path):
     path = tmp_path / "c.yml"
     path.write_text(GOOD)
     assert len(catalogue.load([path, path])) == 1
+
+
+def test_requirements_of_a_dependency_that_is_not_there_do_not_apply():
+    ids = ["prep.db.user", "db.connect", "prep.queue.vhost", "prep.server.cpu", "sec.cors"]
+    service = {"dependencies": {"database": {}, "broker": {}}, "not_applicable": {"sec.cors": "no browser"}}
+    assert not_applicable(service, ids) == {"sec.cors": "no browser"}
+    without = not_applicable({"dependencies": {}}, ids)
+    assert set(without) == {"prep.db.user", "db.connect", "prep.queue.vhost"} and without["db.connect"] == "the service uses no database"

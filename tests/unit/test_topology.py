@@ -49,22 +49,6 @@ def test_names_become_addresses_and_all_that_do_not_are_named():
         topology.resolved({"x": "nowhere.invalid", "a": "127.0.0.1", "y": "neither.invalid"})
 
 
-def test_the_configuration_digest_moves_with_configuration_and_units_only(tmp_path):
-    (tmp_path / "web.service.j2").write_text("[Service]\n")
-    digest = topology.configuration_digest(SERVICE, str(tmp_path))
-    assert digest == topology.configuration_digest({**SERVICE, "source": {"ref": "v2"}, "thresholds": {"p95_ms": 1}}, str(tmp_path))
-    assert digest != topology.configuration_digest({**SERVICE, "ports": {"blue": 1, "green": 2}}, str(tmp_path))
-    (tmp_path / "web.service.j2").write_text("[Service]\nNice=5\n")
-    assert digest != topology.configuration_digest(SERVICE, str(tmp_path))
-
-
-def test_requirements_of_a_dependency_that_is_not_there_do_not_apply():
-    ids = ["prep.db.user", "db.connect", "prep.queue.vhost", "prep.server.cpu", "sec.cors"]
-    assert topology.not_applicable({**SERVICE, "not_applicable": {"sec.cors": "no browser"}}, ids) == {"sec.cors": "no browser"}
-    without = topology.not_applicable({"dependencies": {}}, ids)
-    assert set(without) == {"prep.db.user", "db.connect", "prep.queue.vhost"} and without["db.connect"] == "the service uses no database"
-
-
 def test_every_host_tries_what_it_must_and_must_not_reach():
     def expectations(host):
         return {(probe["host"], probe["port"]): probe["expect"] for probe in topology.firewall_probes(SERVICE, GROUPS, ADDRESSES, host)}
@@ -73,3 +57,10 @@ def test_every_host_tries_what_it_must_and_must_not_reach():
     assert expectations("a1") == {("10.0.0.1", 443): "open", internal: "open", ("10.0.0.4", 5432): "open", ("10.0.0.4", 5671): "open"}
     assert expectations("g") == {("10.0.0.4", 5432): "refused_or_filtered", ("10.0.0.4", 5671): "refused_or_filtered"}
     assert expectations("d") == {("10.0.0.1", 443): "open", internal: "refused_or_filtered"}
+
+
+def test_an_address_is_ansible_host_or_the_name():
+    hostvars = {"a": {"ansible_host": "10.0.0.1"}, "b": {}, "c": {"ansible_host": ""}}
+    assert topology.host_addresses(["a", "b", "c"], hostvars) == {"a": "10.0.0.1", "b": "b", "c": "c"}
+    with pytest.raises(topology.TopologyError, match="not in the inventory: x"):
+        topology.host_addresses(["a", "x"], hostvars)

@@ -6,6 +6,7 @@ Read on the control node only (PyYAML). What each field means: docs/evidence.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,3 +143,27 @@ def _read(path: str) -> list[tuple[str, dict, list[str]]]:
         raise CatalogueError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
     finally:
         loader.dispose()
+
+
+# What the catalogue asks of a dependency, by the beginning of its ids.
+REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
+
+
+def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
+    """{id: reason} of what cannot apply to this service: what its contract says, and the requirements of dependencies it does not have.
+
+    service: the normalised contract; ids: the ids of the catalogues at hand.
+    """
+    found = {
+        name: f"the service uses no {dependency}"
+        for dependency, beginnings in REQUIREMENTS_OF.items() if dependency not in (service.get("dependencies") or {})
+        for name in ids if name.startswith(beginnings)
+    }  # fmt: skip
+    if not service.get("dependencies") and "prep.deps.ready" in ids:
+        found["prep.deps.ready"] = "the service depends on nothing"
+    return {**found, **(service.get("not_applicable") or {})}
+
+
+def not_applicable_in(service: Mapping, catalogues: Iterable[str | Path]) -> dict[str, str]:
+    """`not_applicable` for the ids of these files. Raises CatalogueError or OSError."""
+    return not_applicable(service, [entry.id for entry in load(catalogues)])

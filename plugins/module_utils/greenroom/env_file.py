@@ -8,6 +8,7 @@ runbooks' way, `export $(cat file | xargs)`, loses spaces and keys after an apos
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -249,3 +250,8 @@ def write(path: str, values: Mapping, *, mode: int = 0o600, uid: int = -1, gid: 
             os.unlink(temporary)
         raise
     return True
+
+
+def rendered_sha256(values: Mapping, header: str | None = None) -> str:
+    """SHA-256 (64 hex digits) of the file that `render` makes. Raises ValueError as it does."""
+    return hashlib.sha256(render(values, header).encode()).hexdigest()

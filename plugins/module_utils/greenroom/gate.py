@@ -153,8 +153,10 @@ def evaluate(
     blockers += _contract_blockers(catalogue, not_applicable)
     results = []
     # What was measured beyond the catalogues at hand (a service may have none of its own): not required, but red is red.
-    further = [Entry(id=name, phase=items[-1].get("phase") or "further", title=items[-1].get("title") or name, kind="auto", source=("greenroom",))
-               for name, items in measured.items() if name not in catalogue]  # fmt: skip
+    further = [
+        Entry(id=name, phase=last.get("phase") or "further", title=last.get("title") or name, kind="auto", source=("greenroom",))
+        for name, last in ((name, items[-1]) for name, items in measured.items()) if name not in catalogue
+    ]  # fmt: skip
     for entry in (*catalogue, *further):
         found = [_judge(entry, item) for item in measured.get(entry.id, [])]
         required = (

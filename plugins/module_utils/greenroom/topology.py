@@ -5,23 +5,23 @@ One place, because three readers need the same answer: the firewall role, the pr
 
 from __future__ import annotations
 
-import hashlib
 import socket
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from .durable import canonical
+from collections.abc import Iterable, Mapping, Sequence
 
 INTERNAL_PORT = 8079
 """Port of the gateway's internal listener (live colour, slot probes)."""
 
 
-# What a release's configuration does not depend on: where its code comes from has a digest of its own, and the rest only judges it.
-NOT_CONFIGURATION = ("source", "catalogue", "not_applicable", "contacts", "checks", "cli_checks", "tests", "thresholds", "load", "keep_releases")
+class TopologyError(ValueError):
+    """Hosts of the inventory have no address; the text names all of them and says what to do."""
 
 
-class TopologyError(Exception):
-    """A host of the inventory has no address; the text names all of them and says what to do."""
+def host_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping]) -> dict[str, str]:
+    """{host: ansible_host or the host's name}. Raises TopologyError for a host that is not in the inventory."""
+    unknown = [host for host in hosts if host not in hostvars]
+    if unknown:
+        raise TopologyError(f"not in the inventory: {', '.join(unknown)}")
+    return {host: str(hostvars[host].get("ansible_host") or host) for host in hosts}
 
 
 def resolved(addresses: Mapping[str, str]) -> dict[str, str]:
@@ -34,40 +34,11 @@ def resolved(addresses: Mapping[str, str]) -> dict[str, str]:
         try:
             found[host] = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]
         except OSError as error:
-            missing.append(f"{host}: {name} does not resolve ({error.strerror or error}). Set ansible_host in hosts.yml to a name or address that does.")
+            why = error.strerror or error
+            missing.append(f"{host}: {name} does not resolve ({why}). Set ansible_host in hosts.yml to a name or address that does.")
     if missing:
         raise TopologyError("; ".join(missing))
     return found
-
-
-def configuration_digest(service: Mapping, templates: str) -> str:
-    """SHA-256 of what a release's configuration is made from: the contract without what only judges it, and the unit templates.
-
-    service: the normalised contract (it holds no secret); templates: a folder. Raises OSError when the folder cannot be read.
-    """
-    digest = hashlib.sha256(canonical({key: value for key, value in service.items() if key not in NOT_CONFIGURATION}))
-    for path in sorted(path for path in Path(templates).rglob("*") if path.is_file()):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-# What the catalogue asks of a dependency, by the beginning of its ids.
-REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
-
-
-def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
-    """{id: reason} of what cannot apply to this service: what its contract says, and the requirements of dependencies it does not have.
-
-    service: the normalised contract; ids: the ids of the catalogues at hand.
-    """
-    found = {
-        name: f"the service uses no {dependency}"
-        for dependency, beginnings in REQUIREMENTS_OF.items() if dependency not in (service.get("dependencies") or {})
-        for name in ids if name.startswith(beginnings)
-    }  # fmt: skip
-    if not service.get("dependencies") and "prep.deps.ready" in ids:
-        found["prep.deps.ready"] = "the service depends on nothing"
-    return {**found, **(service.get("not_applicable") or {})}
 
 
 def addresses_of(groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str], *names: str) -> list[str]:
@@ -113,11 +84,14 @@ def firewall_probes(service: Mapping, groups: Mapping[str, Sequence[str]], addre
     every other one for the ports of `firewall_rules`, and the rule's sources decide which answer is right.
     """
     listening = {INTERNAL_PORT, service["gateway"]["https_port"]}
-    listening |= {dependency["port"] for dependency in (service.get("dependencies") or {}).values() if dependency.get("mode") == "installed"}
+    listening |= {one["port"] for one in (service.get("dependencies") or {}).values() if one.get("mode") == "installed"}
     own = addresses[host]
+
+    def expected(rule: Mapping) -> str:
+        return "open" if not rule["from"] or own in rule["from"] else "refused_or_filtered"
+
     return [
-        {"host": addresses[other], "port": rule["port"], "expect": "open" if not rule["from"] or own in rule["from"] else "refused_or_filtered",
-         "why": f"{rule['why']} on {other}"}
+        {"host": addresses[other], "port": rule["port"], "expect": expected(rule), "why": f"{rule['why']} on {other}"}
         for other in dict.fromkeys(name for group in ("gateway", "database", "broker") for name in groups.get(group, ()))
         if other != host for rule in firewall_rules(service, groups, addresses, other) if rule["port"] in listening
     ]  # fmt: skip

@@ -48,8 +48,11 @@ def process_units(service: Mapping) -> list[dict]:
 
 
 def web_unit(service: Mapping, slot: str) -> str:
-    """The unit of the web process in a slot."""
-    return next(f"{one['name']}@{slot}.service" for one in process_units(service) if one["kind"] == "web")
+    """The unit of the web process in a slot. Raises ValueError if there is none."""
+    for one in process_units(service):
+        if one["kind"] == "web":
+            return f"{one['name']}@{slot}.service"
+    raise ValueError("service.processes: no process is of kind web")
 
 
 def background_units(service: Mapping, slot: str) -> list[str]:
