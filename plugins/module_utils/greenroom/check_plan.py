@@ -164,10 +164,12 @@ def system_probes(service: Mapping, slot: str, disk_gb: float = 1.0) -> list[dic
     return [{**part, "id": "verify.health.script", "name": f"slot {slot}: {part['name']}", "timeout_s": TIMEOUT_S} for part in parts]
 
 
-def cli_probes(service: Mapping, slot: str) -> list[dict]:
-    """The contract's `cli_checks`, in a slot's environment."""
+def cli_probes(service: Mapping, slot: str, configuration: bool) -> list[dict]:
+    """The contract's `cli_checks`, in a slot's environment: those that prove the configuration (ids `config.…`), or all the others."""
     probes = []
     for check in service.get("cli_checks") or []:
+        if check["id"].startswith("config.") != configuration:
+            continue
         probe = {"id": check["id"], "type": "command", "argv": [*runner(service, slot), *split(check["command"], check["id"])],
                  "name": f"slot {slot}: {check['command']}"[:100], "json": check.get("expect") or {},
                  "timeout_s": float(check.get("time_limit_s") or 30)}  # fmt: skip
