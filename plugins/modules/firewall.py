@@ -85,6 +85,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom import firewall
+from ansible.module_utils.greenroom.durable import write_atomic
 
 
 def main():
@@ -129,7 +130,7 @@ def load(module) -> dict:
         reasons = []  # loaded before, by a run that did not live to confirm it
     elif reasons and not module.check_mode:
         if loaded == wanted:
-            firewall.write(path, text)
+            write_atomic(path, text.encode(), 0o600)
         else:
             firewall.load(path, text, module.params["revert_after"])
     diff = _diff(path, before, text)

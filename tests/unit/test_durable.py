@@ -49,6 +49,13 @@ def test_kill_between_temporary_file_and_rename_keeps_the_old_content(tmp_path):
     assert os.listdir(tmp_path) == ["state.json"]
 
 
+def test_a_file_has_its_mode_from_the_beginning_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "rules"
+    for content in (b"one", b"two"):
+        write_atomic(path, content, 0o600)
+    assert path.read_bytes() == b"two" and path.stat().st_mode & 0o777 == 0o600 and os.listdir(tmp_path) == ["rules"]
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "state.json"
     write_atomic(path, b"old")

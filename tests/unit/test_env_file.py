@@ -2,9 +2,7 @@
 
 import ctypes
 import glob
-import os
 import random
-import stat
 import string
 
 import pytest
@@ -177,17 +175,3 @@ def test_a_file_that_is_not_there_is_a_problem(tmp_path):
     entries, problems = env_file.load(str(tmp_path / "none.env"))
     assert entries == []
     assert [problem.code for problem in problems] == ["unreadable"]
-
-
-def test_writing_makes_a_private_file_in_one_step_and_says_whether_it_changed(tmp_path):
-    path = tmp_path / "a.env"
-    assert env_file.write(str(path), {"A": "1"}) is True
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    os.chmod(path, 0o644)
-    assert env_file.write(str(path), {"A": "1"}) is False
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert env_file.write(str(path), {"A": "2"}) is True
-    with pytest.raises(ValueError, match="A: "):
-        env_file.write(str(path), {"A": "3\n"})
-    assert path.read_text() == "A=2\n"
-    assert [item.name for item in tmp_path.iterdir()] == ["a.env"]

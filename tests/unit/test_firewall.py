@@ -28,12 +28,3 @@ def test_a_host_without_nft_is_an_error_not_a_pass(tmp_path, monkeypatch):
         firewall.loaded()
     record = firewall.measure(tmp_path / "firewall.nft", "table inet greenroom {}")
     assert (record["id"], record["status"]) == ("prep.network.firewall", "error")
-
-
-def test_the_file_is_replaced_whole_and_only_for_root(tmp_path):
-    path = tmp_path / "firewall.nft"
-    firewall.write(path, "one\n")
-    firewall.write(path, "two\n")
-    assert path.read_text() == "two\n"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]

@@ -146,8 +146,8 @@ def process(tmp_path):
 
 def test_environ_equals_its_files_byte_for_byte(tmp_path, process):
     first, second = tmp_path / "1.env", tmp_path / "2.env"
-    env_file.write(str(first), {**VALUES, "A": "overridden"})
-    env_file.write(str(second), {"A": "plain"})
+    first.write_text(env_file.render({**VALUES, "A": "overridden"}))
+    second.write_text(env_file.render({"A": "plain"}))
     files = [str(first), str(second)]
     record = measure(type="environ", pid=process(VALUES), env_files=files, exact=True)
     assert record["status"] == "pass", record

@@ -7,11 +7,8 @@ runbooks' way, `export $(cat file | xargs)`, loses spaces and keys after an apos
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -219,37 +216,6 @@ def render(values: Mapping, header: str | None = None) -> str:
             text = '"' + "".join("\\" + char if char in _ESCAPED else char for char in text) + '"'
         lines.append(f"{key}={text}")
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def write(path: str, values: Mapping, *, mode: int = 0o600, uid: int = -1, gid: int = -1, header: str | None = None) -> bool:
-    """Write an env file in one step (a new file, then a rename); True if its content changed.
-
-    The file never exists with another mode than `mode`. Raises ValueError as `render`, OSError.
-    """
-    data = render(values, header).encode()
-    try:
-        with open(path, "rb") as file:
-            changed = file.read() != data
-    except FileNotFoundError:
-        changed = True
-    if not changed:
-        os.chmod(path, mode)
-        os.chown(path, uid, gid)
-        return False
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".env-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            os.fchown(file.fileno(), uid, gid)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    return True
 
 
 def rendered_sha256(values: Mapping, header: str | None = None) -> str:

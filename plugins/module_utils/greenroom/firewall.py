@@ -8,11 +8,11 @@ Source of the rule: runbook 001 §1.1 and §9.2 (only the necessary ports).
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 
+from .durable import write_atomic
 from .records import measured
 
 FAMILY, TABLE = "inet", "greenroom"
@@ -79,17 +79,6 @@ def _same(path: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 
-def write(path: Path, text: str) -> None:
-    """Replace `path` in one step, mode 0600."""
-    beside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
-
-
 def candidate_of(path: Path) -> Path:
     """File of a change that is loaded but not confirmed yet; a reboot loads `path`, the last state that was proved."""
     return path.with_name(f"{path.name}.candidate")
@@ -104,7 +93,7 @@ def load(path: Path, text: str, revert_after_s: int) -> None:
     wanted_text(path, text)
     candidate = candidate_of(path)
     stop_timer()
-    write(candidate, text)
+    write_atomic(candidate, text.encode(), 0o600)
     back = f'if [ -e "{path}" ]; then nft -f "{path}"; else nft delete table {FAMILY} {TABLE}; fi; rm -f "{candidate}"'
     timer = [f"--unit={REVERT_UNIT}", f"--on-active={revert_after_s}", "--timer-property=AccuracySec=1s"]
     _run(["systemd-run", "--quiet", "--collect", *timer, "/bin/sh", "-c", back])

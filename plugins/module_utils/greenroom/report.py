@@ -18,6 +18,7 @@ from pathlib import Path
 from . import gate, render
 from . import records as rec
 from .catalogue import Catalogue, CatalogueError, load
+from .durable import write_atomic
 
 PROJECT = Path(__file__).resolve().parents[3]
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -27,19 +28,6 @@ UNCHANGED_IN_NO_OP = ("release", "database", "configure", "load", "protect")
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_PERSON, EXIT_BUSY = 0, 2, 3, 4, 75
 VERDICTS = {EXIT_DONE: "pass", EXIT_FAILED: "fail", EXIT_REFUSED: "refused", EXIT_PERSON: "person_needed", EXIT_BUSY: "busy"}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path`, sync it, rename it: a reader sees the old file or the whole new one. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_catalogue(paths: list[str], project: Path = PROJECT) -> tuple[Catalogue, list[str]]:
@@ -258,10 +246,10 @@ def make(run: Mapping, run_dir: Path, project: Path = PROJECT) -> dict:
 
 def save(report: Mapping, run_dir: Path) -> None:
     """Write report.json, report.md, report.html and junit.xml. Raises OSError."""
-    write_atomically(run_dir / "report.json", json.dumps(rec.plain(report), ensure_ascii=False, indent=1) + "\n")
-    write_atomically(run_dir / "report.md", render.markdown(report))
-    write_atomically(run_dir / "report.html", render.html(report))
-    write_atomically(run_dir / "junit.xml", render.junit(report))
+    write_atomic(run_dir / "report.json", (json.dumps(rec.plain(report), ensure_ascii=False, indent=1) + "\n").encode())
+    write_atomic(run_dir / "report.md", render.markdown(report).encode())
+    write_atomic(run_dir / "report.html", render.html(report).encode())
+    write_atomic(run_dir / "junit.xml", render.junit(report).encode())
 
 
 def write(run_dir: Path, project: Path = PROJECT) -> dict:

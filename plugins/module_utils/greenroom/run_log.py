@@ -18,6 +18,7 @@ from pathlib import Path
 from . import gate, render, report
 from . import records as rec
 from .catalogue import Catalogue
+from .durable import write_atomic
 
 FAILURES = (report.EXIT_FAILED, report.EXIT_REFUSED, report.EXIT_PERSON, report.EXIT_BUSY)
 FRAME = ("entry", "close")  # phases around the work, not counted in `phase 2 of 5`
@@ -216,7 +217,7 @@ class RunLog:
     def save(self, content: dict | None = None) -> None:
         """Keep run.json current, so that a run that is killed still gets a report (`scripts/report`). Raises OSError."""
         content = content or self.content(report.EXIT_FAILED, True)
-        report.write_atomically(self.dir / "run.json", json.dumps(content, ensure_ascii=False) + "\n")
+        write_atomic(self.dir / "run.json", (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
     def exit_status(self, failed: bool) -> int:
         """What a task asked for; else 2 once the lease was held or something was changed after the entry, 3 before it."""
