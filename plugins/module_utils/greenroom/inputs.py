@@ -85,7 +85,7 @@ def _limit_problems(phases: list[str], limit: str | None, selected: list[str], g
     if not limit:
         return
     whole = [phase for phase in phases if phase in WHOLE_FLEET]
-    needed = needed_groups(contract) if contract else {"gateway": (1, 1), "app": (1, None)}
+    needed = [*(needed_groups(contract) if contract else ("gateway", "app")), "monitoring", "restore"]
     missing = {host: group for group in needed for host in groups.get(group) or () if host not in selected}
     if whole and missing:
         left_out = ", ".join(f"{host} ({group})" for host, group in missing.items())

@@ -223,8 +223,8 @@ class RunLog:
         """What a task asked for; else 2 once the lease was held or something was changed after the entry, 3 before it."""
         if not failed:
             return report.EXIT_DONE
-        if self.exit_wanted is not None:
-            return self.exit_wanted
+        if self.exit_wanted is not None and not (self.exit_wanted == report.EXIT_REFUSED and self.touched):
+            return self.exit_wanted  # "refused" promises that nothing was touched
         if self.lease_held or self.touched:
             return report.EXIT_FAILED
         first = self.failures[0]["phase"] if self.failures else self.phase
