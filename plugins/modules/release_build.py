@@ -158,6 +158,11 @@ evidence:
   type: list
   elements: dict
   returned: with state resolved or built
+greenroom_exit:
+  description: Exit status the run should end with; the source was refused and no host was touched.
+  type: int
+  returned: when the source cannot be released or the archive not be built
+  sample: 3
 """
 
 import re

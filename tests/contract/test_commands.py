@@ -96,14 +96,24 @@ def test_tags_of_deploy_are_the_documented_ones(ansible_environment):
     assert found - {"always", "never"} == set(PHASES)
 
 
+def run_variables(content):
+    """Names that begin with run_ where a value is read: no keys (modules and their options), no filters, no names of files."""
+    return re.findall(r"(?<!\| )(?<!\|)\brun_[a-z_]+\b(?!:|\.yml)", content)
+
+
+def test_only_what_is_read_counts_as_a_variable_of_a_run():
+    content = "run_once: true\nrun_as: {{ run_id | run_started }}\nwhen: run_ref is defined\ninclude_tasks: run_tests.yml"
+    assert run_variables(content) == ["run_id", "run_ref"]
+
+
 def test_variables_of_a_run_are_the_known_ones(files, text):
     """Every run_… variable that playbooks and roles read is one that the entry lets through, and every one of those is read."""
     used = {}
     for name in files:
         if name.parts[0] in ("playbooks", "roles") or str(name) == "deploy.yml":
-            for variable in re.findall(r"\brun_[a-z_]+\b", text(name) or ""):
+            for variable in run_variables(text(name) or ""):
                 used.setdefault(variable, str(name))
-    for ordinary in ("run_once", "run_id", "run_inputs", "run_dir"):
+    for ordinary in ("run_id", "run_dir", *(file.stem for file in ROOT.glob("roles/*/tasks/run_*.yml"))):
         used.pop(ordinary, None)
     assert {variable: name for variable, name in used.items() if variable not in RUN_VARIABLES} == {}
     assert set(RUN_VARIABLES) - set(used) == set()

@@ -74,6 +74,12 @@ def test_sound_secrets_have_no_problems():
     assert check() == {}
 
 
+def test_a_service_without_secrets_needs_no_map_of_them():
+    base = {**BASE, "env": [{"key": "LOG_LEVEL", "type": "string", "value": "INFO"}], "dependencies": {}, "configure": []}
+    assert check(secrets={}, base=base) == {}
+    assert "no mapping" in check(secrets={"vault_service_env": None}, base={**base, "configure": BASE["configure"]})["vault_service_env"]
+
+
 SIGNING = "vault_service_env.SIGNING_KEY"
 DATABASE_URL, AMQP_URL = "vault_service_env.DATABASE_URL", "vault_service_env.AMQP_URL"
 

@@ -26,7 +26,8 @@ def check(tmp_path):
 def test_a_sound_command_line_has_no_problems(check):
     assert check() == {}
     assert check(run_tags=["verify", "prepare"], skip_tags=["database"]) == {}
-    assert check(variables={"run_ref": "release/v1.2.0+1", "run_id": "20260101", "run_adopt": True, "run_reason": "hot fix für X"}) == {}
+    variables = {"run_ref": "release/v1.2.0+1", "run_id": "20260101", "run_retry_bad": True, "run_reason": "hot fix für X"}
+    assert check(variables=variables) == {}
 
 
 BAD = [
@@ -50,7 +51,7 @@ BAD = [
     ({"variables": {"run_ref": "v1\n"}}, "-e run_ref", "malformed"),
     ({"variables": {"run_ref": "--upload-pack=x"}}, "-e run_ref", "malformed"),
     ({"variables": {"run_ref": ""}}, "-e run_ref", "malformed"),
-    ({"variables": {"run_adopt": "maybe"}}, "-e run_adopt", "malformed"),
+    ({"variables": {"run_retry_bad": "maybe"}}, "-e run_retry_bad", "malformed"),
     ({"variables": {"run_reason": "a\nb"}}, "-e run_reason", "malformed"),
     ({"ansible_version": "2.18.1"}, "ansible", "2.18.1"),
     ({"ansible_version": "2.20.0"}, "ansible", "2.20.0"),

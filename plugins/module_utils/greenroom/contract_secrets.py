@@ -25,13 +25,15 @@ def given(context: Context) -> Iterator[Problem]:
     """Every declared secret has a value and every value is declared; all are texts, long enough, and not told elsewhere."""
     if context.secrets is None:
         return
-    values = context.secrets.get(VAULT)
-    if not isinstance(values, dict):
-        yield Problem(VAULT, "is no mapping of key to value", f"Write `{VAULT}:` and below it one line for each secret of `env`")
-        values = {}
     secret = {item["key"]: index for index, item in enumerate(context.contract["env"]) if item["secret"]}
     open_keys = {item["key"] for item in context.contract["env"]} - set(secret)
     piped = {item["stdin_secret"] for section in ("configure", "cli_checks") for item in context.contract[section] if item["stdin_secret"]}
+    values = context.secrets.get(VAULT)
+    if values is None and not secret and not piped:
+        values = {}  # a service without secrets needs no such variable
+    if not isinstance(values, dict):
+        yield Problem(VAULT, "is no mapping of key to value", f"Write `{VAULT}:` and below it one line for each secret of `env`")
+        values = {}
     for key in secret:
         if key not in values and context.contract["env"][secret[key]]["required"]:
             hint = nearest(key, set(values) - set(secret))

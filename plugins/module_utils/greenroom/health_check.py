@@ -12,9 +12,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
 
 from . import records
+from .masking import Redactor
 from .probes import PROBES
 from .probes.base import Arg, Context, Outcome, Probe, ProbeError, convert, validate
 
@@ -178,39 +178,6 @@ def _given_up(planned: Planned) -> dict:
         reason=f"the probe {planned.probe.type} did not come back within {limit:g} s and was given up",
         detail={"probe": planned.probe.type, "target": target(planned)}, duration_ms=limit * 1000,
     )  # fmt: skip
-
-
-class Redactor:
-    """Takes secrets out of texts: each value, and the password inside one that is an address, in its encodings."""
-
-    def __init__(self, secrets: Mapping[str, str]):
-        found: dict = {}
-        for key, value in secrets.items():
-            for text in _forms(str(value)):
-                found.setdefault(text, key)
-        self._found = sorted(found.items(), key=lambda item: -len(item[0]))  # the longest first: one may hold another
-
-    def __call__(self, value: object) -> object:
-        if isinstance(value, str):
-            for text, key in self._found:
-                value = value.replace(text, f"<secret {key}>")
-            return value
-        if isinstance(value, Mapping):
-            return {self(key): self(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set)):
-            return [self(item) for item in value]
-        return value
-
-
-def _forms(value: str) -> set:
-    forms = {value, quote(value, safe=""), value.encode("unicode_escape").decode()}
-    try:
-        password = urlsplit(value).password
-    except ValueError:
-        password = None
-    if password:
-        forms |= {password, unquote(password)}
-    return {form for form in forms if form}
 
 
 def counts(evidence: list) -> dict:

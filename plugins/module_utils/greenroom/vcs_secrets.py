@@ -6,18 +6,16 @@ Names of keys and of files come out of here, never a value.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from . import records as rec
-from .masking import secret_parts
+from .masking import SHORTEST, secret_parts
+from .masking import forms as forms_of
 
 ID = "sec.secrets.not_in_vcs"
-SHORTEST = 6  # characters; a shorter value would be found in any text (see masking.secret_parts)
 NAMED = 10
 
 
@@ -30,7 +28,7 @@ def forms(value: str) -> set[bytes]:
     found = set()
     for text in secret_parts([value]):
         whole = text.encode()
-        found |= {whole, quote(text, safe="").encode(), json.dumps(text)[1:-1].encode(), base64.b64encode(whole).rstrip(b"=")}
+        found |= {*(form.encode() for form in forms_of(text)), base64.b64encode(whole).rstrip(b"=")}
     return found
 
 

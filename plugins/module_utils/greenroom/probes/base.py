@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..masking import mask_lookalikes
+
 SHOWN = 160  # characters of a measured text that a record shows at most
 
 
@@ -171,6 +173,8 @@ def convert(value: Any, kind: str) -> Any:
             return list(value)
     elif kind in ("dict", "secrets"):
         if isinstance(value, Mapping):
+            if kind == "secrets" and not all(isinstance(key, str) for key in value.values()):
+                raise ValueError("must map each name to the key of a secret, a text")
             return dict(value)
     else:
         raise AssertionError(f"unknown argument type {kind}")
@@ -282,11 +286,4 @@ def execute(
 def last_line(text: str) -> str:
     """The last line of a program's output that says something, shortened and with what looks like a secret masked."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return shown(mask(lines[-1])) if lines else ""
-
-
-def mask(text: str) -> str:
-    """`text` with everything masked that looks like a password, a token or a key: foreign text is never trusted."""
-    text = re.sub(r"(?i)((?:password|passwd|secret|token|api_?key|authorization)\w*[\"']?\s*[=:]\s*)(?:bearer\s+)?\S+", r"\1<masked>", text)
-    text = re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1<masked>@", text)
-    return re.sub(r"[A-Za-z0-9_+/=-]{28,}", "<masked>", text)
+    return shown(mask_lookalikes(lines[-1])) if lines else ""

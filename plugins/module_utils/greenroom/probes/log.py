@@ -10,7 +10,8 @@ import json
 import os
 import re
 
-from .base import Arg, Context, Outcome, Probe, execute, last_line, mask, shown
+from ..masking import mask_lookalikes
+from .base import Arg, Context, Outcome, Probe, execute, last_line, shown
 from .compare import at_path
 
 LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "NOTICE": 25, "WARNING": 30, "WARN": 30, "ERROR": 40, "ERR": 40, "SEVERE": 45,
@@ -142,7 +143,7 @@ def _level(data: dict, field: str) -> int:
 def _excerpt(text: str, data, fields: list) -> str:
     if data is not None:
         text = next((str(data[field]) for field in fields if data.get(field)), "(no message field)")
-    return shown(mask(text.strip()))
+    return shown(mask_lookalikes(text.strip()))
 
 
 def _lines(args: dict, context: Context, since, state: dict):
