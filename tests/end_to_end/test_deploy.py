@@ -1,0 +1,225 @@
+"""The whole way on five fresh hosts, in order: bad input touches nothing, then deploy, nothing to do, upgrade under load, and releases that fail.
+
+Each refusal is judged by three things: the exit status, what the message names, and what is left on the hosts.
+"""
+
+import json
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+
+import harness
+import pytest
+import repositories
+from harness import ansible_playbook, on_host
+
+PLACES = "/opt/greenroom /etc/greenroom /opt/lark-service /var/lib/greenroom /etc/lark-service"
+
+
+def refused(run, *fragments):
+    """Status 3, every fragment in what was printed, and no secret's value."""
+    assert run.status == 3, run.output[-3000:]
+    for fragment in fragments:
+        assert fragment in run.output, f"{fragment!r} is not in:\n{run.output[-3000:]}"
+    assert not [1 for value in harness.secrets() if value in run.output], "a secret's value was printed"
+    assert "Traceback" not in run.output
+
+
+def health() -> dict:
+    """What users get from the gateway, over verified TLS; raises URLError where they get nothing."""
+    context = ssl.create_default_context(cafile=str(harness.ROOT / ".greenroom" / "ca" / "sandbox" / "ca.crt"))
+    request = urllib.request.Request("https://10.77.0.11/health", headers={"Host": "lark.sandbox.greenroom"})
+    with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+        return json.load(answer)
+
+
+# -- bad input, on hosts where nothing was ever done ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("hosts")
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "fragments"),
+        [
+            (["--tags", "verfy"], ["'verfy' is no tag", "verify"]),
+            (["--limit", "app1"], ["--limit", "the fleet would be split"]),
+            (["-e", "run_reff=v0.1.0"], ["run_reff", "is not known"]),
+            (["-e", "run_ref=v9.9.9"], ["v9.9.9", "v0.1.0"]),
+            (["-e", "run_ref=v0..1"], ["run_ref", "is malformed"]),
+            (["-e", "run_ref=$(id)"], ["run_ref", "is malformed"]),
+            (["-e", '{"preflight_supported_os": ["ubuntu 22.04"]}'], ["debian 12", "ubuntu 22.04"]),
+        ],
+    )
+    def test_command_line(self, arguments, fragments):
+        refused(ansible_playbook(*arguments), *fragments)
+
+    @pytest.mark.parametrize(
+        ("change", "fragments"),
+        [
+            (lambda service: service.pop("health"), ["service.health"]),
+            (lambda service: service.update(helth={}), ["helth", "health"]),
+            (lambda service: service["ports"].update(blue="high"), ["service.ports.blue"]),
+            (lambda service: service["ports"].update(green=8101), ["service.ports"]),
+            (lambda service: service["requirements"].update(cpu=64), ["64", "cores"]),
+            (lambda service: service["env"].append({"key": "LOG_LEVEL", "type": "string", "value": "INFO"}), ["LOG_LEVEL"]),
+            (lambda service: service["env"].append({"key": "UPSTREAM", "type": "url", "value": "https://lark.example.com"}), ["UPSTREAM", "production"]),
+        ],
+        ids=["missing", "unknown", "malformed", "same-port", "too-small", "twice", "production"],
+    )
+    def test_contract(self, contract, extra, change, fragments):
+        change(contract)
+        refused(ansible_playbook(*extra(service=contract)), *fragments)
+
+    @pytest.mark.parametrize(
+        ("values", "fragments"),
+        [
+            ({"API_KEY": None}, ["API_KEY"]),
+            ({"API_KEY": "Short1!"}, ["API_KEY"]),
+            ({"API_KEY": "changeme-changeme-changeme-changeme-1A"}, ["API_KEY"]),
+            ({"UNDECLARED": "q9Xh2LmN7vRt4KpZ8sWd"}, ["UNDECLARED"]),
+        ],
+        ids=["missing", "short", "placeholder", "undeclared"],
+    )
+    def test_secret(self, extra, values, fragments):
+        import yaml
+
+        made = yaml.safe_load((harness.INVENTORY / "group_vars" / "all" / "secrets.yml").read_text())
+        secrets = {
+            **made["vault_sandbox_service_secrets"],
+            "DATABASE_URL": f"postgresql://lark_staging:{made['vault_postgresql_app_password']}@10.77.0.14:5432/lark_service_staging?sslmode=verify-full",
+            "BROKER_URL": f"amqps://lark:{made['vault_rabbitmq_password']}@10.77.0.14:5671/%2Flark-staging",
+            **values,
+        }
+        run = ansible_playbook(*extra(vault_service_env={key: value for key, value in secrets.items() if value is not None}))
+        refused(run, *fragments)
+        assert not [1 for value in values.values() if value and value in run.output]
+
+    @pytest.mark.parametrize(
+        ("make", "ref", "fragments"),
+        [(repositories.dirty, "v0.1.0", ["README.md"]), (repositories.without_hashes, "v0.1.1", ["requirements.txt", "line 1"])],
+        ids=["dirty-tree", "no-hashes"],
+    )
+    def test_source(self, contract, extra, tmp_path, make, ref, fragments):
+        contract["source"].update(git=str(make(tmp_path / "repository")), ref=ref)
+        refused(ansible_playbook(*extra(service=contract)), *fragments)
+
+    def test_inventory_without_a_needed_host(self, tmp_path):
+        folder = tmp_path / "inventory"
+        subprocess.run(["cp", "-r", str(harness.INVENTORY), str(folder)], check=True)
+        hosts = folder / "hosts.yml"
+        hosts.write_text(hosts.read_text().replace("broker:\n      hosts:\n        data:", "broker:\n      hosts: {}"))
+        refused(ansible_playbook(inventory=folder), "broker")
+
+    @pytest.mark.parametrize(
+        ("host", "fault", "repair", "fragments"),
+        [
+            ("app1", "mount -t tmpfs -o size=8m none /opt", "umount /opt", ["app1", "/opt"]),
+            ("app2", "mount -t tmpfs -o size=9g none /opt && mount -o remount,ro /opt", "umount /opt", ["app2", "/opt"]),
+            (
+                "app1",
+                "nohup python3 -m http.server 8101 >/dev/null 2>&1 & echo $! > /run/port.pid; sleep 1",
+                "kill $(cat /run/port.pid)",
+                ["app1", "8101", "python3"],
+            ),
+        ],
+        ids=["full", "read-only", "port-taken"],
+    )
+    def test_host_that_is_not_as_promised(self, host, fault, repair, fragments):
+        on_host(host, fault)
+        try:
+            refused(ansible_playbook(), *fragments)
+        finally:
+            on_host(host, repair)
+
+    def test_host_that_is_down(self):
+        subprocess.run(["docker", "pause", "greenroom-app2"], check=True, capture_output=True)
+        try:
+            refused(ansible_playbook(), "app2")
+        finally:
+            subprocess.run(["docker", "unpause", "greenroom-app2"], check=True, capture_output=True)
+
+    def test_check_mode_on_empty_hosts_changes_nothing(self):
+        run = ansible_playbook("--check", "--diff")
+        assert run.status == 0, run.output[-3000:]
+        assert "checked without changing anything" in run.output
+
+    def test_nothing_was_touched_by_any_of_these(self):
+        for host in harness.HOSTS[:-1]:  # on the monitor the stand-in was installed when the hosts were made
+            assert on_host(host, f"ls -d {PLACES} 2>/dev/null || true").strip() == "", host
+
+
+# -- deploy --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("hosts")
+class TestDeploy:
+    def test_fresh(self):
+        run = ansible_playbook()
+        assert run.status == 0, run.output[-4000:]
+        assert run.report["verdict"] == "pass" and run.report["version"] == "0.1.0"
+        assert [phase["verdict"] for phase in run.report["phases"] if phase["name"] not in ("entry", "close")] == ["pass"] * 5
+        assert health()["version"] == "0.1.0"
+        assert not [1 for value in harness.secrets() if value in run.output or value in json.dumps(run.report)]
+
+    def test_again_there_is_nothing_to_do(self):
+        run = ansible_playbook()
+        assert run.status == 0, run.output[-4000:]
+        changed = run.changed()
+        assert changed.pop("gateway1") == 2, "the lease, taken and given back"
+        assert set(changed.values()) == {0}, changed
+        reasons = {item["reason"] for item in run.report["results"] if item["phase"] == "release" and item["status"] == "not_run"}
+        assert any(reason.startswith("unchanged since") for reason in reasons), reasons
+
+    def test_check_mode_finds_nothing_to_do(self):
+        run = ansible_playbook("--check", "--diff")
+        assert run.status == 0, run.output[-4000:]
+        assert {host: count for host, count in run.changed().items() if host != "gateway1"} == dict.fromkeys(harness.HOSTS[1:], 0)
+
+    def test_the_same_version_with_other_content_is_refused(self, contract, extra, tmp_path):
+        contract["source"]["git"] = str(repositories.other_content(tmp_path / "repository", "v0.1.0"))
+        refused(ansible_playbook(*extra(service=contract)), "0.1.0", "for good")
+
+    def test_a_release_that_does_not_become_healthy_never_gets_users(self, contract, extra):
+        next(one for one in contract["processes"] if one["kind"] == "web")["command"] = "lark-service-cli version"
+        contract["health"]["start_limit_s"] = 10
+        run = ansible_playbook(*extra(service=contract))
+        assert run.status == 2, run.output[-3000:]
+        assert "release.start.app" in run.output
+        assert health()["version"] == "0.1.0"
+
+    def test_a_migration_that_fails_leaves_schema_and_users_alone(self, contract, extra, tmp_path):
+        contract["source"].update(git=str(repositories.failing_migration(tmp_path / "repository", "v0.1.0", "0004")), ref="v0.3.0")
+        run = ansible_playbook(*extra(service=contract))
+        assert run.status == 2, run.output[-3000:]
+        assert "db.migration.applied" in run.output and "9999" in run.output
+        assert health()["version"] == "0.1.0"
+        revision = on_host("data", "su postgres -c \"psql -At lark_service_staging -c 'SELECT version_num FROM alembic_version'\"")
+        assert revision.strip() == "0004"
+
+    def test_upgrade_under_load_loses_no_request(self):
+        done = subprocess.run(
+            [
+                sys.executable, "scripts/bench_upgrade", "--url", "https://lark.sandbox.greenroom/health", "--connect", "10.77.0.11",
+                "--ca", ".greenroom/ca/sandbox/ca.crt", "--mark", "release", "--expect-switch", "--rate", "100", "--connections", "20",
+                "--", "ansible-playbook", "deploy.yml", "-i", str(harness.INVENTORY), "-e", "run_ref=v0.2.0",
+            ],
+            cwd=harness.ROOT, capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        assert health()["version"] == "0.2.0"
+
+    def test_workers_follow_the_switch(self):
+        live = health()["slot"]
+        idle = "green" if live == "blue" else "blue"
+        for host in ("app1", "app2"):
+            deadline = time.monotonic() + 30
+            while on_host(host, f"systemctl is-active lark-service-worker@{idle} || true").strip() == "active" and time.monotonic() < deadline:
+                time.sleep(1)
+            assert on_host(host, f"systemctl is-active lark-service-worker@{live}").strip() == "active"
+            assert on_host(host, f"systemctl is-active lark-service-worker@{idle} || true").strip() != "active"
+
+    def test_staging_refuses_its_sample_secrets(self):
+        run = ansible_playbook(inventory=harness.ROOT / "inventories" / "staging")
+        assert run.status == 3 and "vault_service_env" in run.output, run.output[-2000:]
