@@ -15,6 +15,9 @@ from .topology import INTERNAL_PORT
 
 READY = "prep.server.reachable"
 BROKER_PORTS = (15672, 15692)  # management and metrics, both on internal addresses
+# What to do where the probe only says what it saw; a record carries it in its detail.
+WRITE_FIX = {"fix": "free space or inodes there, or remount it read-write"}
+REACH_FIX = {"fix": "let this host through to it (route, firewall, DNS), start it, or correct its address in the contract"}
 
 
 def host_probes(service: Mapping, groups: Mapping, host: str, settings: Mapping, secrets: Mapping, now: float) -> list[dict]:
@@ -46,7 +49,8 @@ def host_probes(service: Mapping, groups: Mapping, host: str, settings: Mapping,
         size = max(float(wanted), float(need.get("disk_gb") or 0)) if app and path == "/opt" else wanted
         probes.append({"id": READY, "name": f"disk space of {path}", "type": "resources", "paths": [path], "disk_gb": size})
     for path in settings["writable"]:
-        probes.append({"id": READY, "name": f"writes to {path}", "type": "file", "path": path, "writable": True, "nearest_parent": True})
+        probes.append({"id": READY, "name": f"writes to {path}", "type": "file", "path": path, "writable": True, "nearest_parent": True,
+                       "detail": WRITE_FIX})  # fmt: skip
     if app:
         probes += [
             {"id": "prep.server.cpu", "name": "cores", "type": "resources", "cpu": need.get("cpu") or 1},
@@ -85,7 +89,7 @@ def reach_probes(service: Mapping, settings: Mapping, secrets: Mapping) -> list[
     """What an app host must be able to reach before a deploy: the contract's `external`, the role's own list, provided dependencies."""
     probes = []
     for item in [*(service.get("external") or []), *settings["reachable"]]:
-        probe = {"id": item["id"], "name": item["name"], "timeout_s": settings["reach_timeout_s"]}
+        probe = {"id": item["id"], "name": item["name"], "timeout_s": settings["reach_timeout_s"], "detail": REACH_FIX}
         if item.get("url"):
             probes.append({**probe, "type": "http", "url": item["url"], "status_below": 500})
         else:
@@ -116,7 +120,8 @@ def dependency_probes(
         for place in places or [None]:
             if place is None:
                 raise ValueError(f"service.dependencies.{kind}: no host is named; set its host, or put one into the group {kind}")
-            probes.append({"id": "prep.deps.ready", "name": kind, "type": "tcp", "host": place, "port": port, "timeout_s": timeout_s})
+            probes.append({"id": "prep.deps.ready", "name": kind, "type": "tcp", "host": place, "port": port, "timeout_s": timeout_s,
+                           "detail": REACH_FIX})  # fmt: skip
     return probes
 
 
@@ -124,9 +129,9 @@ def control_probes(service: Mapping, groups: Mapping, settings: Mapping) -> list
     """The probes of the control node: its tools, and the arithmetic of connections."""
     probes = [
         {"id": "prep.tool.git", "name": "control node", "type": "command", "argv": ["git", "--version"],
-         "stdout_matches": r"git version \S+", "show_match": True},
+         "stdout_matches": r"git version \S+", "show_match": True, "detail": {"fix": "install git"}},
         {"id": "prep.tool.uv", "name": "control node", "type": "command", "argv": [settings["uv"], "--version"],
-         "stdout_matches": r"uv \d\S+", "show_match": True},
+         "stdout_matches": r"uv \d\S+", "show_match": True, "detail": {"fix": "`make setup` installs it; or set preflight_uv"}},
     ]  # fmt: skip
     if "database" in (service.get("dependencies") or {}):
         figures = connections_required(dict(service), len(groups.get("app", ())))
@@ -162,6 +167,7 @@ def blockers(results: Mapping[str, Mapping]) -> list[str]:
             lines.append(f"{host}: nothing was measured: {said}")
         for item in evidence or []:
             if item["status"] not in ("pass", "not_applicable"):
-                name = (item.get("detail") or {}).get("target")
-                lines.append(f"{host}: {item['id']}{f' ({name})' if name else ''}: {item.get('reason') or item['observed']}")
+                detail = item.get("detail") or {}
+                name, fix = (f" ({detail['target']})" if "target" in detail else ""), (f"; {detail['fix']}" if "fix" in detail else "")
+                lines.append(f"{host}: {item['id']}{name}: {item.get('reason') or item['observed']}{fix}")
     return lines
