@@ -57,7 +57,7 @@ def validate(
             if not broken & set(sections):
                 problems += rule(context)
     unique = list(dict.fromkeys(problems))
-    return as_dicts(unique, Places(inventory_dir))
+    return as_dicts(unique, Places(inventory_dir), contract)
 
 
 def normalized(contract: dict, schema: dict | None = None) -> dict:

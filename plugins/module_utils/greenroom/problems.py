@@ -120,13 +120,24 @@ class Places:
         return str(resolved.relative_to(base)) if self.root.resolve().parent.name == "inventories" else str(resolved)
 
 
-def as_dicts(problems: Iterable[Problem], places: Places | None = None) -> list[dict]:
+def named(path: str, contract: object) -> str:
+    """`service.env[3].value` as people look for it: `service.env[3] (LOG_LEVEL).value`, where the contract has such an entry."""
+    found = re.match(r"service\.(\w+)\[(\d+)\]", path)
+    if not (found and isinstance(contract, dict)):
+        return path
+    entries = contract.get(found[1])
+    entry = entries[int(found[2])] if isinstance(entries, list) and int(found[2]) < len(entries) else None
+    name = next((entry[key] for key in ("key", "name", "id", "role") if isinstance(entry.get(key), str)), "") if isinstance(entry, dict) else ""
+    return f"{found[0]} ({name}){path[found.end():]}" if name else path
+
+
+def as_dicts(problems: Iterable[Problem], places: Places | None = None, contract: object = None) -> list[dict]:
     """Problems as `{path, file, line, message, fix, text}`; `text` is the one line a person reads."""
     made = []
     for problem in problems:
         file, line = places.find(problem.path) if places else (None, None)
         where = f"{file}:{line}: " if line else f"{file}: " if file else ""
-        text = f"{where}{problem.path}: {problem.message}. {problem.fix}"
+        text = f"{where}{named(problem.path, contract)}: {problem.message}. {problem.fix}"
         made.append({"path": problem.path, "file": file, "line": line, "message": problem.message, "fix": problem.fix, "text": text})
     return made
 
