@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import harness  # noqa: E402
 
 @pytest.fixture(scope="session")
 def hosts():
-    """Five fresh hosts."""
-    harness.fresh_hosts()
+    """Five fresh hosts; the ones that stand, if GREENROOM_KEEP_HOSTS is set (for work on a single test)."""
+    if not os.environ.get("GREENROOM_KEEP_HOSTS"):
+        harness.fresh_hosts()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("make", "ref", "fragments"),
-        [(repositories.dirty, "v0.1.0", ["README.md"]), (repositories.without_hashes, "v0.1.1", ["requirements.txt", "line 1"])],
+        [(repositories.dirty, "v0.1.0", ["README.md"]), (repositories.without_hashes, "v0.1.1", ["requirements.txt:1", "--hash"])],
         ids=["dirty-tree", "no-hashes"],
     )
     def test_source(self, contract, extra, tmp_path, make, ref, fragments):

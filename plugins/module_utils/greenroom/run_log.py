@@ -141,6 +141,8 @@ class RunLog:
         told = any(isinstance(item, Mapping) and item.get("status") in gate.BLOCKING for item in taken)
         # A gate's message lists the blockers that the report lists as well.
         told = told or any(found.get("blockers") and "verdict" in found for found in parts(result))
+        # A list of problems (inputs that were refused) says more than the one record about it.
+        told = told and not any(found.get("problems") and "greenroom_exit" in found for found in parts(result))
         self.note_failure(message_of(result), task, host, where, told)
 
     def note_failure(self, reason: str, task: str, host: str, where: str = "", in_evidence: bool = False) -> None:
