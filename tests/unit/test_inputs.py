@@ -41,6 +41,7 @@ BAD = [
     ({"skip_tags": ["databse"]}, "--skip-tags", "did you mean database?"),
     ({"skip_tags": ["always"]}, "--skip-tags", "would skip the checks"),
     ({"limit": "app1", "selected_hosts": ["a1"]}, "--limit", "g (gateway), a2 (app), d (database)"),
+    ({"limit": "!monitoring", "selected_hosts": ["g", "a1", "a2", "d"]}, "--limit", "m (monitoring)"),
     ({"limit": "x", "selected_hosts": ["a1"], "run_tags": ["verify"]}, "--limit", "fleet would be split"),
     ({"limit": "x", "selected_hosts": ["a1"], "run_tags": ["prepare", "release"]}, "--limit", "which release would need"),
     ({"limit": "x", "selected_hosts": ["g", "a1"], "contract": None}, "--limit", "a2 (app)"),
@@ -78,7 +79,7 @@ def test_all_problems_come_at_once(check):
 
 
 def test_a_limit_that_keeps_what_is_needed_is_let_through(check):
-    assert check(limit="!monitoring", selected_hosts=["g", "a1", "a2", "d"]) == {}  # the broker is provided
+    assert check(limit="!broker", selected_hosts=["g", "a1", "a2", "d", "m"]) == {}  # the broker is provided
     assert check(limit="app1", selected_hosts=["a1"], run_tags=["prepare"]) == {}
 
 
