@@ -51,7 +51,8 @@ def test_every_plan_is_one_that_health_check_accepts():
         subject.slot_probes(SERVICE, "green", RELEASE),
         subject.system_probes(SERVICE, "blue"),
         subject.gateway_probes(SERVICE, RELEASE, "10.0.0.11", "/etc/greenroom/ca.crt"),
-        subject.cli_probes(SERVICE, "blue"),
+        subject.cli_probes(SERVICE, "blue", True),
+        subject.cli_probes(SERVICE, "blue", False),
         subject.log_probes(SERVICE, "blue", "2026-11-20T09:00:00Z", allow=["known"], secret_keys=["API_KEY"]),
     ):
         assert len(accepted(probes)) == len(probes) > 0
@@ -106,7 +107,8 @@ def test_a_service_without_dependencies_or_field_for_them_has_no_such_check():
 
 
 def test_commands_run_in_the_slots_environment_without_a_shell():
-    token, credentials = subject.cli_probes(SERVICE, "green")
+    (token,) = subject.cli_probes(SERVICE, "green", False)
+    (credentials,) = subject.cli_probes(SERVICE, "green", True)
     assert token["argv"] == ["/usr/local/bin/example-service-run", "green", "example-cli", "token", "obtain", "a b", "--json"]
     assert token["json"] == {"ok": True} and token["timeout_s"] == 7.0 and "stdin_key" not in token
     assert credentials["stdin_key"] == "APP_SECRET"

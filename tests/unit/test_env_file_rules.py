@@ -246,7 +246,8 @@ def test_the_module_names_keys_and_hands_no_value_back():
 
 def test_the_module_passes_a_good_file_and_reports_a_bad_one(tmp_path):
     path = tmp_path / "a.env"
-    env_file.write(str(path), GOOD)
+    path.write_text(env_file.render(GOOD))
+    path.chmod(0o600)
     _, result = run_module(path=str(path), declared=DECLARED)
     assert (result["changed"], result["problems"]) == (False, [])
     assert {item["status"] for item in result["evidence"]} == {"pass"}

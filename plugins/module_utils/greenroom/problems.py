@@ -127,7 +127,9 @@ def named(path: str, contract: object) -> str:
         return path
     entries = contract.get(found[1])
     entry = entries[int(found[2])] if isinstance(entries, list) and int(found[2]) < len(entries) else None
-    name = next((entry[key] for key in ("key", "name", "id", "role") if isinstance(entry.get(key), str)), "") if isinstance(entry, dict) else ""
+    if not isinstance(entry, dict):
+        return path
+    name = next((entry[key] for key in ("key", "name", "id", "role") if isinstance(entry.get(key), str)), "")
     return f"{found[0]} ({name}){path[found.end():]}" if name else path
 
 
