@@ -106,7 +106,7 @@ def test_every_blocker_of_every_host_is_named_at_once():
         "a1": {"evidence": [
             {"id": "x.ok", "status": "pass", "observed": ""},
             {"id": "x.bad", "status": "fail", "observed": "1", "reason": "give more", "detail": {"target": "memory"}},
-            {"id": "x.blind", "status": "no_evidence", "observed": "nothing", "reason": "no line"},
+            {"id": "x.blind", "status": "no_evidence", "observed": "nothing", "reason": "no line", "detail": {"fix": "look there"}},
         ]},
         "a2": {"unreachable": True, "msg": "timed\n out"},
         "d": {"msg": "/bin/sh: python3: not found"},
@@ -115,5 +115,6 @@ def test_every_blocker_of_every_host_is_named_at_once():
     })  # fmt: skip
     assert [line.split(":")[0] for line in lines] == ["a1", "a1", "a2", "d", "g", "m"]
     assert lines[0] == "a1: x.bad (memory): give more"
+    assert lines[1] == "a1: x.blind: no line; look there"
     assert "cannot be reached (timed out)" in lines[2]
     assert "python3: not found" in lines[3]
