@@ -5,7 +5,6 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 INVENTORY ?= inventories/sandbox
-SCENARIO ?= --all
 
 .PHONY: help up test down deploy hosts setup ssh report lint unit contract integration molecule end-to-end bench lock docs
 
@@ -52,7 +51,7 @@ contract: setup ## tests of the promises between the parts
 integration: setup ## modules against real servers
 	scripts/run_tests integration
 
-molecule: setup ## roles on systemd containers (SCENARIO="-s data" for one)
+molecule: setup ## roles on systemd containers (SCENARIOS=data for one)
 	scripts/run_tests molecule
 
 end-to-end: setup ## fresh deploy, no-op, upgrade under load, bad input

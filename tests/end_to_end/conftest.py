@@ -11,7 +11,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))  # for harness and repositories beside this file
 
-import harness  # noqa: E402
+import harness
 
 
 @pytest.fixture(scope="session")
