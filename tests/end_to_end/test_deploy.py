@@ -14,6 +14,7 @@ import pytest
 import repositories
 from harness import ansible_playbook, on_host
 
+pytestmark = pytest.mark.timeout(900)  # a whole deploy, on two cores that also run the five hosts
 PRODUCTION = "https://lark.example.com"
 PLACES = "/opt/greenroom /etc/greenroom /opt/lark-service /var/lib/greenroom /etc/lark-service"
 
