@@ -170,7 +170,7 @@ class TestDeploy:
         changed = run.changed()
         assert changed.pop("gateway1") == 2, "the lease, taken and given back"
         assert set(changed.values()) == {0}, changed
-        reasons = {item["reason"] for item in run.report["results"] if item["phase"] == "release" and item["status"] == "not_run"}
+        reasons = {item["reason"] for item in run.report["checklist"] if item["phase"] == "release" and item["status"] == "not_run"}
         assert any(reason.startswith("unchanged since") for reason in reasons), reasons
 
     def test_check_mode_finds_nothing_to_do(self):
