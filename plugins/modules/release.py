@@ -20,10 +20,11 @@ options:
       - V(planned) reserves a number and the idle slot; V(staged) records that the release goes into that slot, before the links move.
       - V(switched) moves users to O(slot) with one rename.
       - V(confirmed) makes the live release of this run the last known good one; V(failed) closes it without, after a switch back.
+      - V(proven) records that O(phases) were proven for this release and configuration; V(read) returns what was.
       - V(stored), on application hosts, keeps a copy of the gateway's state.
       - V(slot_linked), on application hosts, points a slot to a release with one rename.
     type: str
-    choices: [read, control, leased, unleased, planned, staged, switched, confirmed, failed, stored, slot_linked]
+    choices: [read, control, leased, unleased, planned, staged, switched, confirmed, failed, proven, stored, slot_linked]
     default: read
   service:
     description: The service's name.
@@ -99,6 +100,10 @@ options:
     description: With O(state=failed), whether the release itself was proved red. Deploying it again then needs O(retry_bad).
     type: bool
     default: false
+  phases:
+    description: With O(state=proven), the phases that this run has proven.
+    type: list
+    elements: str
   durations:
     description: Seconds by step, for the ledger.
     type: dict
@@ -230,6 +235,11 @@ is_live:
   description: Whether O(version), O(commit), O(lock_sha256) and O(config_digest) are what is live and confirmed. A deploy is then a no-op.
   type: bool
   returned: on the gateway
+proven:
+  description:
+    - Phase to the run that proved it for exactly O(version), O(commit), O(lock_sha256) and O(config_digest). Empty without all of them.
+  type: dict
+  returned: on the gateway
 users_on:
   description: The slot that the switch says, null for the maintenance page.
   type: str
@@ -299,8 +309,8 @@ def main() -> None:
             "state": {
                 "type": "str",
                 "choices": [
-                    "read", "control", "leased", "unleased", "planned", "staged", "switched", "confirmed", "failed", "stored",
-                    "slot_linked",
+                    "read", "control", "leased", "unleased", "planned", "staged", "switched", "confirmed", "failed", "proven",
+                    "stored", "slot_linked",
                 ],
                 "default": "read",
             },
@@ -326,6 +336,7 @@ def main() -> None:
             "reason": {"type": "str"},
             "approved_by": {"type": "str"},
             "bad": {"type": "bool", "default": False},
+            "phases": {"type": "list", "elements": "str"},
             "durations": {"type": "dict", "default": {}},
             "content": {"type": "raw"},
             "releases": {"type": "path"},
@@ -341,6 +352,7 @@ def main() -> None:
             ("state", "switched", ["run_id", "slot", "reason"]),
             ("state", "confirmed", ["run_id"]),
             ("state", "failed", ["run_id", "reason"]),
+            ("state", "proven", ["run_id", "phases", "version", "commit", "lock_sha256", "config_digest"]),
             ("state", "stored", ["content"]),
             ("state", "slot_linked", ["slot", "release", "releases", "slots"]),
         ],

@@ -178,6 +178,17 @@ class TestDeploy:
         assert run.status == 0, run.output[-4000:]
         assert {host: count for host, count in run.changed().items() if host != "gateway1"} == dict.fromkeys(harness.HOSTS[1:], 0)
 
+    def test_phases_one_after_the_other(self, contract, extra):
+        next(one for one in contract["env"] if one["key"] == "LOG_LEVEL")["value"] = "DEBUG"
+        changed = extra(service=contract)
+        refused(ansible_playbook("--tags", "verify", *changed), "prepare, release, database, configure", "nobody has proven")
+        assert ansible_playbook("--tags", "prepare,release", *changed).status == 0
+        assert ansible_playbook("--tags", "database,configure", *changed).status == 0
+        before = health()["release"]
+        run = ansible_playbook("--tags", "verify", *changed)
+        assert run.status == 0, run.output[-4000:]
+        assert health()["release"] != before
+
     def test_the_same_version_with_other_content_is_refused(self, contract, extra, tmp_path):
         contract["source"]["git"] = str(repositories.other_content(tmp_path / "repository", "v0.1.0"))
         refused(ansible_playbook(*extra(service=contract)), "0.1.0", "for good")

@@ -292,3 +292,16 @@ def test_dry_shows_the_state_as_it_would_be_and_writes_nothing(gateway):
     ):
         assert step()[1] is True
     assert {path: path.read_bytes() for path in gateway.root.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_proven_belongs_to_one_release_and_one_configuration(gateway):
+    gateway.begin("run-1")
+    identity = {"version": "1.0.0", "commit": "a" * 40, "lock_sha256": "l" * 64, "config_digest": "c" * 64}
+    common = {"run_id": "run-1", "fencing": gateway.fencing, "phases": ["prepare", "release"]}
+    assert gateway.releases.prove(**common, identity=identity)[1]
+    assert gateway.releases.proven(identity) == {"prepare": "run-1", "release": "run-1"}
+    assert not gateway.releases.prove(**common, identity=identity)[1], "the same again changes nothing"
+    for key in identity:
+        assert gateway.releases.proven({**identity, key: "other"}) == {}, key
+    with pytest.raises(StateError, match="config_digest"):
+        gateway.releases.prove(**common, identity={**identity, "config_digest": None})

@@ -26,6 +26,7 @@ def view(releases: Releases, state: dict, p: Mapping) -> dict:
         "protected": protected(state),
         "first_deploy": state["counter"] == 0,
         "is_live": matches_live(state, *(p[key] for key in IDENTITY)),
+        "proven": releases.proven({key: p[key] for key in IDENTITY}) if all(p[key] for key in IDENTITY) else {},
     }
 
 
@@ -89,6 +90,7 @@ def change(releases: Releases, p: Mapping) -> dict:
             None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
         ),
         "confirmed": lambda: releases.confirm(**common, durations=p["durations"]),
+        "proven": lambda: releases.prove(**common, phases=p["phases"], identity={key: p[key] for key in IDENTITY}),
         "failed": lambda: releases.fail(**common, reason=p["reason"], bad=p["bad"], durations=p["durations"]),
     }  # fmt: skip
     if releases.dry:

@@ -357,6 +357,28 @@ class Releases:
             result="failed",
         ), True  # fmt: skip
 
+    def prove(self, *, run_id: str, phases: list[str], identity: dict, fencing: int | None = None) -> tuple[dict, bool]:
+        """Record that these phases were proven for a release and its configuration, so that a run of later phases may build on them.
+
+        identity: {version, commit, lock_sha256, config_digest}, all of them. Raises StateError for a missing one.
+        """
+        missing = [key for key, value in identity.items() if not value]
+        if missing:
+            raise StateError(f"what was proven needs {', '.join(missing)}: a proof belongs to one release and one configuration")
+        lease = self._hold(fencing, run_id)
+        state = self.read()
+        if self.dry or not set(phases) - set(self.proven(identity)):
+            return state, bool(set(phases) - set(self.proven(identity)))
+        return self._commit(state, "proven", lease, run_id=run_id, phases=phases, **identity, result="ok"), True
+
+    def proven(self, identity: dict) -> dict[str, str]:
+        """{phase: run id of the newest run that proved it for exactly this release and configuration}."""
+        found = {}
+        for entry in self.history():
+            if entry["action"] == "proven" and all(entry[key] == value for key, value in identity.items()):
+                found.update(dict.fromkeys(entry["phases"], entry["run_id"]))
+        return found
+
     def note(self, action: str, lease: dict | None, **about: object) -> dict:
         """Record what changes nothing in the state itself, e.g. a lease that was broken; the state with its new entry."""
         return self._commit(self.read(), action, lease, **about)
