@@ -81,7 +81,7 @@ def test_no_file_has(what, files, text):
 @pytest.mark.parametrize(
     ("what", "line"),
     [
-        ("a path of one machine", "x: /work/main/y"),
+        ("a path of one machine", "x: /work/somewhere/y"),
         ("a path of one machine", "home=/root/.ssh"),
         ("the host of a package registry", "https://pypi.org/simple"),
         ("SSH without verified host keys", "host_key_checking = False"),
