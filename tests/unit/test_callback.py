@@ -271,6 +271,16 @@ def test_old_reports_are_removed_but_never_the_newest(project):
     assert status == 0 and left == ["20200104T000000Z-abcdef", newest, "kept-by-hand", "latest"]
 
 
+def test_the_newest_report_that_passed_outlives_later_failures(project):
+    proof = project.reports / "20200101T000000Z-abcdef"
+    proof.mkdir(parents=True)
+    (proof / "report.json").write_text('{"verdict": "pass"}')
+    for day in (2, 3):
+        (project.reports / f"2020010{day}T000000Z-abcdef").mkdir()
+    project.run([play("restart", answer(bad=True, msg="no"))], GREENROOM_REPORTS_KEEP="1")
+    assert proof.is_dir() and not (project.reports / "20200103T000000Z-abcdef").exists()
+
+
 HANG = {"name": "Hang", "ansible.builtin.command": "sleep 20"}
 
 

@@ -262,10 +262,20 @@ class RunLog:
         beside.replace(self.dir.parent / "latest")
 
     def _prune(self, keep: int) -> None:
+        """Old runs go, never this one and never the newest that passed: thirty refusals must not take the last proof away."""
         runs = sorted(path for path in self.dir.parent.iterdir() if report.RUN_ID.fullmatch(path.name) and path.is_dir())
+        proof = next((path for path in reversed(runs) if _passed(path)), None)
         for path in runs[: -max(keep, 1)]:
-            if path != self.dir:
+            if path not in (self.dir, proof):
                 shutil.rmtree(path)
+
+
+def _passed(run: Path) -> bool:
+    """Whether a run's report says that it passed; False if there is none."""
+    try:
+        return json.loads((run / "report.json").read_text(encoding="utf-8")).get("verdict") == "pass"
+    except (OSError, ValueError):
+        return False
 
 
 def _user() -> str | None:
