@@ -44,6 +44,23 @@ def test_log_in_json_that_is_clean(log):
     assert record["detail"]["lines"] == 2
 
 
+REPORT = """\
+09:00:01 [error] <0.1.0> supervisor: channel
+09:00:01 [error] <0.1.0> user: {user}
+09:00:01 [error] <0.1.0> reason: noproc
+09:00:02 [info] <0.2.0> accepting
+"""
+
+
+def test_log_lines_of_one_event_are_allowed_together(log):
+    asked = {"type": "log", "event": r"\S+ \[\w+\] <[\d.]+>", "allow": ["user: scratch"]}
+    record = measure(path=log(REPORT.format(user="scratch")), **asked)
+    assert (record["status"], record["detail"]["allowed"]) == ("pass", 3), record
+    assert measure(path=log(REPORT.format(user="service")), **asked)["detail"]["errors"] == 3
+    other = REPORT.format(user="scratch") + "09:00:03 [error] <0.3.0> reason: noproc\n"
+    assert measure(path=log(other), **asked)["detail"]["first_errors"].startswith("line 5"), "the next event stands for itself"
+
+
 @pytest.mark.parametrize(
     ("text", "change", "status", "told"),
     [

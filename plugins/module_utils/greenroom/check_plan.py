@@ -15,6 +15,9 @@ HTTP_TYPES = ("http", "metrics")  # probes that speak to the service's own addre
 SAMPLES = 30  # requests for a P95; 20 is the least that has one
 TIMEOUT_S = 10.0
 
+# RabbitMQ writes a report over many lines, each with the same time, level and Erlang process (seen on 3.10).
+BROKER_EVENT = r"\S+ \S+ \[\w+\] <[\d.]+>"
+
 HEALTH_PARTS = ("verify.health.http", "verify.health.latency")  # without these nothing is healthy as a whole
 
 
@@ -230,7 +233,7 @@ def server_log_probes(files: Mapping[str, Iterable[str]], since: str, *, allow: 
     names = [name for folder, paths in files.items() for name in (sorted(paths) or [f"{folder}/*.log"])]
     return [
         {"id": "verify.logs.clean", "type": "log", "name": name, "path": name, "since": since, "format": "text", "allow": list(allow),
-         "allow_empty": True, "timeout_s": 30.0}
+         "allow_empty": True, "timeout_s": 30.0, "event": BROKER_EVENT}
         for name in names
     ]  # fmt: skip
 

@@ -36,6 +36,18 @@ def run(args: dict, context: Context) -> Outcome:
         count[kind] += 1
         first.setdefault(kind, f"line {number}: {text}")
 
+    event = re.compile(args["event"]) if args["event"] else None
+    pending: dict = {"key": None, "lines": [], "allowed": False}
+
+    def settle(key: str | None = None) -> None:
+        """One event is over: it is allowed if one of its lines is, and counts with all of them."""
+        for number, excerpt in pending["lines"]:
+            if pending["allowed"]:
+                count["allowed"] += 1
+            else:
+                note("errors", number, excerpt)
+        pending.update(key=key, lines=[], allowed=False)
+
     state: dict = {}
     try:
         for number, text, level in _lines(args, context, since, state):
@@ -64,10 +76,12 @@ def run(args: dict, context: Context) -> Outcome:
                 found = [LEVELS[word.upper()] if word else 40 for word, _ in _WORD.findall(text)]
                 level = max([level or 0, *found])
             if level >= minimum:
-                if any(pattern.search(text) for pattern in allow):
-                    count["allowed"] += 1
-                else:
-                    note("errors", number, _excerpt(text, data, args["message_fields"]))
+                head = event.match(text) if event else None
+                if not head or head.group() != pending["key"]:
+                    settle(head.group() if head else None)
+                pending["lines"].append((number, _excerpt(text, data, args["message_fields"])))
+                pending["allowed"] = pending["allowed"] or any(pattern.search(text) for pattern in allow)
+        settle()
     except FileNotFoundError:
         return Outcome("no_evidence", wanted, "no such file", f"{name} does not exist: nothing was read")
     detail = {**count, **state, **{f"first_{kind}": text for kind, text in first.items()}}
@@ -201,11 +215,12 @@ def _check(args: dict) -> list:
             problems.append(("since", str(error)))
     if args["path"] and args["cursor"] and not re.fullmatch(r"\d+:\d+", args["cursor"]):
         problems.append(("cursor", "must be the inode:offset of an earlier reading"))
-    for pattern in args["allow"]:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            problems.append(("allow", f"holds what is no regular expression: {error}"))
+    for key, patterns in (("allow", args["allow"]), ("event", [args["event"]] if args["event"] else [])):
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                problems.append((key, f"holds what is no regular expression: {error}"))
     if args["fields"] and args["format"] != "json":
         problems.append(("fields", "needs format: json"))
     return problems
@@ -226,6 +241,7 @@ PROBE = Probe(
         "message_fields": Arg("list", "JSON fields the excerpt is taken from", default=["event", "message", "msg"], elements="str"),
         "fields": Arg("list", "JSON fields that every line must have", default=[], elements="str"),
         "allow": Arg("list", "regular expressions of error lines that are known and accepted", default=[], elements="str"),
+        "event": Arg("str", "regular expression of a line's beginning: lines in a row with the same one are one event, allowed if one is"),
         "errors_max": Arg("int", "errors accepted", default=0),
         "allow_empty": Arg("bool", "no line at all is fine", default=False),
         "absent_secrets": Arg("list", "keys of secrets that must not appear in any line", default=[], elements="secret"),
