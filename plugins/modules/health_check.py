@@ -97,7 +97,8 @@ notes:
     I(level_field) (str, default level): JSON field of the level; I(time_field) (str, default timestamp): JSON field of the time, for
     since; I(message_fields) (list of str, default ['event', 'message', 'msg']): JSON fields the excerpt is taken from; I(fields) (list
     of str): JSON fields that every line must have; I(allow) (list of str): regular expressions of error lines that are known and
-    accepted; I(event) (str): regular expression of a line's beginning: lines in a row with the same one are one event, allowed if one is; I(errors_max) (int, default 0): errors accepted; I(allow_empty) (bool, default False): no line at all is fine;
+    accepted; I(event) (str): regular expression of a line's beginning: lines in a row with the same one are one event, allowed if
+    one is; I(errors_max) (int, default 0): errors accepted; I(allow_empty) (bool, default False): no line at all is fine;
     I(absent_secrets) (list of secret): keys of secrets that must not appear in any line; I(journal_directory) (str): read the journal
     files of this folder instead of the host's"
   - "B(metrics) - a Prometheus endpoint offers the required series with the wanted values. I(url) (str): http or https address; a user

@@ -85,6 +85,12 @@ phases:
   type: list
   elements: str
   sample: [prepare, release, database, configure, verify]
+left_out:
+  description: The phases before the last selected one that are left out; the ledger must say that they were proven.
+  returned: always
+  type: list
+  elements: str
+  sample: [prepare, release]
 changing:
   description: Whether the run may change anything, so that it must hold the lease. False in check mode.
   returned: always
@@ -102,7 +108,7 @@ greenroom_exit:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.greenroom.inputs import check, selected_phases
+from ansible.module_utils.greenroom.inputs import check, left_out, selected_phases
 from ansible.module_utils.greenroom.problems import EXIT_REFUSED, report
 
 ARGUMENT_SPEC = {
@@ -123,7 +129,8 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     problems = check(**module.params)
     phases = selected_phases(module.params["run_tags"], module.params["skip_tags"])
-    result = {"changed": False, "phases": phases, "changing": bool(phases) and not module.check_mode, "problems": problems}
+    changing = bool(phases) and not module.check_mode
+    result = {"changed": False, "phases": phases, "left_out": left_out(phases), "changing": changing, "problems": problems}
     if problems:
         module.fail_json(msg=report(problems, "The command line is refused"), greenroom_exit=EXIT_REFUSED, **result)
     module.exit_json(**result)

@@ -102,3 +102,16 @@ def test_needed_groups_are_those_of_the_contract():
     from ansible.module_utils.greenroom.contract_rules import needed_groups
 
     assert set(needed_groups(contract.normalized(CONTRACT))) == {"gateway", "app", "database"}
+
+
+@pytest.mark.parametrize(
+    ("phases", "wanted"),
+    [
+        (["verify"], ["prepare", "release", "database", "configure"]),
+        (["prepare"], []),
+        (["release", "configure"], ["prepare", "database"]),
+        ([], []),
+    ],
+)
+def test_what_comes_before_and_is_left_out_is_named(phases, wanted):
+    assert inputs.left_out(phases) == wanted

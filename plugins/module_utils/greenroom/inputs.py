@@ -39,6 +39,11 @@ def selected_phases(run_tags: Iterable[str], skip_tags: Iterable[str] = ()) -> l
     return [] if skipped & {"all", "tagged"} else [phase for phase in chosen if phase not in skipped]
 
 
+def left_out(phases: list[str]) -> list[str]:
+    """The phases that come before the last of `phases` and are not among them: they must have been proven by an earlier run."""
+    return [phase for phase in PHASES[: PHASES.index(phases[-1])] if phase not in phases] if phases else []
+
+
 def check(
     *,
     run_tags: list[str],
