@@ -191,7 +191,7 @@ class TestDeploy:
 
     def test_the_same_version_with_other_content_is_refused(self, contract, extra, tmp_path):
         contract["source"]["git"] = str(repositories.other_content(tmp_path / "repository", "v0.1.0"))
-        refused(ansible_playbook(*extra(service=contract)), "0.1.0", "for good")
+        refused(ansible_playbook(*extra(service=contract)), "version 0.1.0 was released from commit")
 
     def test_a_release_that_does_not_become_healthy_never_gets_users(self, contract, extra):
         next(one for one in contract["processes"] if one["kind"] == "web")["command"] = "lark-service-cli version"
