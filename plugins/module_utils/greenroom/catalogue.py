@@ -150,7 +150,8 @@ REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
 
 
 def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
-    """{id: reason} of what cannot apply to this service: what its contract says, and the requirements of dependencies it does not have.
+    """{id: reason} of what cannot apply to this service: what its contract says, and the requirements of dependencies it does not have,
+    or of backups it does not ask for.
 
     service: the normalised contract; ids: the ids of the catalogues at hand.
     """
@@ -161,6 +162,8 @@ def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
     }  # fmt: skip
     if not service.get("dependencies") and "prep.deps.ready" in ids:
         found["prep.deps.ready"] = "the service depends on nothing"
+    if "backup" not in service:
+        found |= {name: "the contract has no section `backup`" for name in ids if name.startswith("protect.")}
     return {**found, **(service.get("not_applicable") or {})}
 
 

@@ -48,6 +48,8 @@ def needed_groups(contract: dict) -> dict[str, tuple[int, int | None]]:
     for kind in ("database", "broker"):
         if contract["dependencies"].get(kind, {}).get("mode") == "installed":
             needed[kind] = (1, None)
+    if "backup" in contract:
+        needed["restore"] = (1, None)
     return needed
 
 
@@ -58,6 +60,11 @@ def needed_secrets(contract: dict) -> list[str]:
         names += ["vault_postgresql_owner_password", "vault_postgresql_app_password"]
     if "broker" in contract["dependencies"]:
         names.append("vault_rabbitmq_password")
+    if "backup" in contract:
+        names += [
+            "vault_db_backup_store_key_id", "vault_db_backup_store_secret", "vault_db_backup_restore_key_id", "vault_db_backup_restore_secret",
+            "vault_db_backup_cipher_passphrase", "vault_db_backup_identity",
+        ]  # fmt: skip
     return names
 
 
@@ -253,7 +260,7 @@ def hosts(context: Context) -> Iterator[Problem]:
             yield Problem(
                 f"groups.{group}",
                 f"has {count} hosts, but the contract needs {'exactly ' if most else 'at least '}{least}",
-                f"Add a host to the group {group}" + ("" if group in ("app", "gateway") else " or write `mode: provided`"),
+                f"Add a host to the group {group}" + ("" if group in ("app", "gateway", "restore") else " or write `mode: provided`"),
             )
         elif most and count > most:
             yield Problem(
