@@ -24,6 +24,7 @@ from ansible.module_utils.greenroom import (
     topology,
     units,
 )
+from ansible.module_utils.greenroom.backup import keys
 
 
 def _filter(name: str, function: Callable) -> Callable:
@@ -85,6 +86,9 @@ FUNCTIONS = {
     # {{ records | conjunction }}, {{ run_id | run_started }}
     "conjunction": check_plan.conjunction,
     "run_started": check_plan.run_started,
+    # {{ vault_db_backup_identity | age_recipient }}, {{ none | new_age_identity }}
+    "age_recipient": keys.recipient_of,
+    "new_age_identity": keys.new_identity,
     # {{ service.name | scratch_names(run_id) }}, {{ service | scratch_environment(vault_service_env, names) }}
     "scratch_names": scratch.names,
     "scratch_environment": scratch.environment,
