@@ -249,6 +249,26 @@ def test_redis_is_red_without_its_password_or_without_a_server(redis_server):
         redis_server.start()
 
 
+def test_redis_must_refuse_whoever_has_no_password(redis_server):
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    assert measure(type="redis", url=url, expect="refused")["status"] == "pass"
+    assert measure(type="redis", url=url, expect="refused", password_key="wrong")["status"] == "pass"
+    assert "must not" in measure(type="redis", url=url, expect="refused", password_key="right")["reason"]
+    redis_server.stop()
+    try:
+        assert measure(type="redis", url=url, expect="refused")["status"] == "fail", "a server that is down has refused nobody"
+    finally:
+        redis_server.start()
+
+
+def test_redis_runs_with_the_settings_that_were_asked_for(redis_server):
+    probe = {"type": "redis", "url": f"redis://127.0.0.1:{redis_server.port}", "password_key": "right"}
+    assert measure(**probe, info={"maxmemory_policy": "noeviction", "maxmemory": 0})["status"] == "pass"
+    record = measure(**probe, info={"maxmemory_policy": "allkeys-lru"})
+    assert record["status"] == "fail"
+    assert "noeviction" in record["reason"]
+
+
 def test_redis_that_may_not_write_fails_the_round_trip(redis_server):
     import redis
 

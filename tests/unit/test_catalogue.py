@@ -91,3 +91,12 @@ def test_requirements_of_a_dependency_that_is_not_there_do_not_apply():
     assert not_applicable(service, ids) == {"sec.cors": "no browser"}
     without = not_applicable({"dependencies": {}}, ids)
     assert set(without) == {"prep.db.user", "db.connect", "prep.queue.vhost"} and without["db.connect"] == "the service uses no database"
+
+
+def test_what_only_a_repository_tells_does_not_apply_to_a_prebuilt_archive():
+    ids = [entry.id for entry in catalogue.load(SHIPPED)]
+    service = {"dependencies": {"database": {}, "broker": {}}}
+    known = not_applicable({**service, "source": {}}, ids)
+    found = {name: reason for name, reason in not_applicable({**service, "artefact": {}}, ids).items() if name not in known}
+    assert set(found) == set(catalogue.OF_THE_REPOSITORY), "each of them is in the catalogue"
+    assert all("prebuilt archive" in reason for reason in found.values())

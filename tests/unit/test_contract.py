@@ -35,6 +35,7 @@ BASE = {
 }
 GROUPS = {"gateway": ["g1"], "app": ["a1", "a2"], "database": ["d1"], "broker": ["d1"], "restore": ["m1"]}
 MISSING = object()
+ARTEFACT = {"archive": "archives/example-1.2.0.tar.gz", "sha256": "d" * 64, "version": "1.2.0"}
 
 
 def changed(path, value, base=BASE):
@@ -49,6 +50,21 @@ def changed(path, value, base=BASE):
     else:
         node[last] = value
     return made
+
+
+def test_a_prebuilt_archive_takes_the_place_of_a_repository():
+    for archive in ("/srv/x.tar.gz", "x y.tar.gz", "~/x.tar.gz", "https://files.example.internal:8443/a/x.tar.gz"):
+        made = {**changed("source", MISSING), "artefact": {**ARTEFACT, "archive": archive}}
+        assert problems_of(made, groups=GROUPS) == []
+    assert "source" not in contract.normalized(made)
+
+
+def test_an_installed_cache_has_a_port_of_its_own_on_its_host():
+    made = changed("dependencies.cache", {"mode": "installed", "url_key": "CACHE_URL", "port": 5671})
+    made["env"] = [*ENV, {"key": "CACHE_URL", "type": "url", "secret": True}]
+    (problem,) = problems_of(made, groups={**GROUPS, "cache": ["d1"]})
+    assert problem["path"] == "service.dependencies.cache.port" and "dependencies.broker.port" in problem["message"]
+    assert problems_of(made, groups={**GROUPS, "cache": ["c1"]}) == []
 
 
 def problems_of(value, **context):
@@ -99,7 +115,18 @@ BAD = [
     ("gateway.body_limit", "1 MB", "service.gateway.body_limit", "malformed"),
     ("tests", {}, "service.tests.unit", "missing"),
     ("migration.tool", "flyway", "service.migration.tool", "none of the known values"),
-    ("dependencies.cache", {"mode": "installed", "url_key": "X"}, "service.dependencies.cache.mode", "none of the known values"),
+    ("source", MISSING, "service.source", "there is no `artefact` either"),
+    ("artefact", ARTEFACT, "service.artefact", "given beside `source`"),
+    ("artefact", {**ARTEFACT, "archive": "http://files.internal/x.tar.gz"}, "service.artefact.archive", "malformed"),
+    ("artefact", {**ARTEFACT, "archive": "https://user:geheim@files.internal/x.tar.gz"}, "service.artefact.archive", "malformed"),
+    ("artefact", {**ARTEFACT, "archive": "https://files.internal/x.tar.gz?token=geheim"}, "service.artefact.archive", "malformed"),
+    ("artefact", {**ARTEFACT, "sha256": "d" * 63}, "service.artefact.sha256", "malformed"),
+    ("artefact", {**ARTEFACT, "version": "1..2"}, "service.artefact.version", "malformed"),
+    ("artefact", {**ARTEFACT, "version": "1.2;reboot"}, "service.artefact.version", "malformed"),
+    ("artefact", {"archive": "x.tar.gz", "version": "1.2.0"}, "service.artefact.sha256", "missing"),
+    ("dependencies.cache", {"mode": "rented", "url_key": "X"}, "service.dependencies.cache.mode", "none of the known values"),
+    ("dependencies.cache", {"mode": "installed", "url_key": "LOG_LEVEL"}, "service.dependencies.cache.url_key", "secret of type url"),
+    ("dependencies.cache", {"mode": "installed", "url_key": "AMQP_URL"}, "groups.cache", "at least 1"),
     ("dependencies.kafka", {}, "service.dependencies.kafka", "not a key"),
     ("catalogue", "/etc/passwd", "service.catalogue", "malformed"),
     ("contacts", None, "service.contacts", "must be array, but is empty"),

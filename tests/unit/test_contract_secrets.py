@@ -129,6 +129,44 @@ def test_bad_secrets_are_refused_by_name(secrets, where, words):
     assert words in found.get(where, ""), found
 
 
+PASSWORD = "Cache-pw/7Kq2Zx9Lm4"
+URL = "rediss://:Cache-pw%2F7Kq2Zx9Lm4@d1.staging.example.internal:6379/0"
+
+
+def cached(url=URL, password=PASSWORD, mode="installed", **part):
+    """Problems of a contract with a cache whose URL this is, as {path: message}."""
+    base, secrets = copy.deepcopy(BASE), copy.deepcopy(SECRETS)
+    base["dependencies"]["cache"] = {"mode": mode, "url_key": "CACHE_URL", **part}
+    base["env"].append({"key": "CACHE_URL", "type": "url", "secret": True})
+    secrets["vault_service_env"]["CACHE_URL"] = url
+    if password is not None:
+        secrets["vault_redis_password"] = password
+    return check(secrets, base=base, groups={**GROUPS, "cache": ["d1"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words"),
+    [
+        ({"password": None}, "vault_redis_password", "missing"),
+        ({"password": "short"}, "vault_redis_password", "shorter"),
+        ({"password": "Other-pw/7Kq2Zx9Lm4"}, "vault_service_env.CACHE_URL", "another password"),
+        ({"url": URL.replace("rediss", "redis")}, "vault_service_env.CACHE_URL", "TLS only"),
+        ({"url": URL.replace("6379", "6380")}, "vault_service_env.CACHE_URL", "another port"),
+        ({"url": URL.replace("//:", "//anna:")}, "vault_service_env.CACHE_URL", "names a user"),
+        ({"url": URL.replace("6379", "x")}, "vault_service_env.CACHE_URL", "no URL"),
+        ({"mode": "provided", "url": URL.replace("6379", "6380")}, "vault_service_env.CACHE_URL", "another port"),
+    ],
+)
+def test_a_caches_url_says_what_the_contract_says(changes, where, words):
+    assert words in cached(**changes)[where]
+
+
+def test_sound_caches_have_no_problems():
+    assert cached() == {}
+    assert cached(url=URL.replace("6379", "6380"), port=6380) == {}
+    assert cached(url="redis://cache.example.internal/0", mode="provided", password=None) == {}
+
+
 def test_a_provided_database_must_be_the_one_of_the_url():
     base = copy.deepcopy(BASE)
     base["dependencies"]["database"].update(mode="provided", host="managed.example.internal")

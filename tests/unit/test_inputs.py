@@ -40,6 +40,7 @@ BAD = [
     ({"run_tags": ["verify"], "skip_tags": ["verify"]}, "--tags", "nothing is left"),
     ({"skip_tags": ["databse"]}, "--skip-tags", "did you mean database?"),
     ({"skip_tags": ["always"]}, "--skip-tags", "would skip the checks"),
+    ({"variables": {"run_ref": "v1"}, "contract": {**CONTRACT, "artefact": {}}}, "-e run_ref", "prebuilt archive, which has no other refs"),
     ({"limit": "app1", "selected_hosts": ["a1"]}, "--limit", "g (gateway), a2 (app), d (database)"),
     ({"limit": "!monitoring", "selected_hosts": ["g", "a1", "a2", "d"]}, "--limit", "m (monitoring)"),
     ({"limit": "x", "selected_hosts": ["a1"], "run_tags": ["verify"]}, "--limit", "fleet would be split"),

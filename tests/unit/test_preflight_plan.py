@@ -83,6 +83,14 @@ def test_provided_dependencies_must_answer_before_and_installed_ones_after():
         preflight_plan.dependency_probes(SERVICE, {}, {}, SECRETS, 5)
 
 
+def test_an_installed_cache_needs_its_port_before_and_answers_after():
+    cache, groups = {"mode": "installed", "port": 6379, "url_key": "X"}, {**GROUPS, "cache": ["d"]}
+    service = {**SERVICE, "dependencies": {"cache": cache}}
+    assert ("the cache", [6379], ["redis-server", "redis-server.service"]) in preflight_plan.port_rules(service, ["cache"])
+    after = preflight_plan.dependency_probes(service, groups, {"d": "10.0.0.4"}, {}, 5)
+    assert [(item["host"], item["port"]) for item in after] == [("10.0.0.4", 6379)]
+
+
 def test_a_service_without_database_broker_metrics_or_external_has_a_plan():
     small = {**SERVICE, "dependencies": {}, "metrics": None, "external": []}
     assert health_check.plan(probes("a1", small))

@@ -34,6 +34,16 @@ def test_dependencies_are_for_the_app_hosts_and_the_monitor():
     assert rules("m") == {}
 
 
+def test_an_installed_cache_is_for_the_app_hosts_and_the_monitor():
+    service, groups = {**SERVICE, "dependencies": {"cache": {"mode": "installed", "port": 6379}}}, {**GROUPS, "cache": ["d"]}
+    assert [(rule["port"], rule["from"]) for rule in topology.firewall_rules(service, groups, ADDRESSES, "d")] == [
+        (6379, ["10.0.0.2", "10.0.0.3", "10.0.0.5"])
+    ]
+    expected = {host: [probe["expect"] for probe in topology.firewall_probes(service, groups, ADDRESSES, host) if probe["port"] == 6379]
+                for host in ADDRESSES}  # fmt: skip
+    assert expected == {"g": ["refused_or_filtered"], "a1": ["open"], "a2": ["open"], "d": [], "m": ["open"]}
+
+
 @pytest.mark.parametrize("dependencies", [{}, None, {"database": {"mode": "provided", "port": 5432}}])
 def test_what_is_not_installed_opens_no_port(dependencies):
     assert rules("d", {**SERVICE, "dependencies": dependencies}) == {}

@@ -135,6 +135,26 @@ def read_manifest(path: str | os.PathLike) -> dict:
     return manifest
 
 
+def checked_members(archive: tarfile.TarFile, path: str | os.PathLike, dest: str | os.PathLike = "its folder") -> list[tarfile.TarInfo]:
+    """All members of an archive, if each of them may be unpacked below `dest`. Raises ArchiveError that names the one that may not."""
+    members, links = archive.getmembers(), set()
+    for member in members:
+        parts = PurePosixPath(member.name).parts
+        if not parts or member.name.startswith("/") or ".." in parts or "\0" in member.name:
+            raise ArchiveError(f"{path}: member {member.name!r} would be written outside {dest}; nothing was unpacked")
+        if not (member.isreg() or member.issym()):
+            raise ArchiveError(f"{path}: member {member.name!r} is neither a file nor a link; nothing was unpacked")
+        if member.issym():
+            inside = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
+            if member.linkname.startswith("/") or inside == ".." or inside.startswith("../") or parts[0] != "src":
+                raise ArchiveError(f"{path}: link {member.name!r} points outside {dest}; nothing was unpacked")
+            links.add(PurePosixPath(member.name))
+    for member in members:
+        if links & set(PurePosixPath(member.name).parents):
+            raise ArchiveError(f"{path}: member {member.name!r} lies behind a link; nothing was unpacked")
+    return members
+
+
 def unpack(path: str | os.PathLike, dest: str | os.PathLike) -> None:
     """Unpack into the empty folder `dest`: regular files, and links that stay inside; modes 0644 and 0755, nothing else.
 
@@ -143,22 +163,7 @@ def unpack(path: str | os.PathLike, dest: str | os.PathLike) -> None:
     """
     dest = Path(dest)
     with tarfile.open(path, "r:gz") as archive:
-        members = archive.getmembers()
-        links = set()
-        for member in members:
-            parts = PurePosixPath(member.name).parts
-            if not parts or member.name.startswith("/") or ".." in parts or "\0" in member.name:
-                raise ArchiveError(f"{path}: member {member.name!r} would be written outside {dest}; nothing was unpacked")
-            if not (member.isreg() or member.issym()):
-                raise ArchiveError(f"{path}: member {member.name!r} is neither a file nor a link; nothing was unpacked")
-            if member.issym():
-                inside = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-                if member.linkname.startswith("/") or inside == ".." or inside.startswith("../") or parts[0] != "src":
-                    raise ArchiveError(f"{path}: link {member.name!r} points outside {dest}; nothing was unpacked")
-                links.add(PurePosixPath(member.name))
-        for member in members:
-            if links & set(PurePosixPath(member.name).parents):
-                raise ArchiveError(f"{path}: member {member.name!r} lies behind a link; nothing was unpacked")
+        members = checked_members(archive, path, dest)
         for member in members:
             place = dest / member.name
             place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

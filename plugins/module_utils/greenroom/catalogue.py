@@ -147,6 +147,14 @@ def _read(path: str) -> list[tuple[str, dict, list[str]]]:
 
 # What the catalogue asks of a dependency, by the beginning of its ids.
 REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
+# What only the service's repository can tell; a prebuilt archive comes without it.
+OF_THE_REPOSITORY = {
+    "release.code.ref": "deployed from a prebuilt archive, so no repository is asked what the ref is",
+    "verify.unit.pass": "deployed from a prebuilt archive: its tests are run where it is built",
+    "verify.unit.coverage": "deployed from a prebuilt archive: its tests are run where it is built",
+    "verify.integration.pass": "deployed from a prebuilt archive: its tests are run where it is built",
+    "sec.secrets.not_in_vcs": "deployed from a prebuilt archive, so there is no repository to search",
+}
 
 
 def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
@@ -162,6 +170,8 @@ def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
     }  # fmt: skip
     if not service.get("dependencies") and "prep.deps.ready" in ids:
         found["prep.deps.ready"] = "the service depends on nothing"
+    if "artefact" in service:
+        found |= {name: reason for name, reason in OF_THE_REPOSITORY.items() if name in ids}
     if "backup" not in service:
         found |= {name: "the contract has no section `backup`" for name in ids if name.startswith("protect.")}
     return {**found, **(service.get("not_applicable") or {})}

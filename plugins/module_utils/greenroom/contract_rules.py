@@ -45,7 +45,7 @@ class Context:
 def needed_groups(contract: dict) -> dict[str, tuple[int, int | None]]:
     """Groups of hosts the contract needs: {group: (least, most or None)}. `contract` is normalized."""
     needed: dict[str, tuple[int, int | None]] = {"gateway": (1, 1), "app": (1, None)}
-    for kind in ("database", "broker"):
+    for kind in ("database", "broker", "cache"):
         if contract["dependencies"].get(kind, {}).get("mode") == "installed":
             needed[kind] = (1, None)
     if "backup" in contract:
@@ -60,6 +60,8 @@ def needed_secrets(contract: dict) -> list[str]:
         names += ["vault_postgresql_owner_password", "vault_postgresql_app_password"]
     if "broker" in contract["dependencies"]:
         names.append("vault_rabbitmq_password")
+    if contract["dependencies"].get("cache", {}).get("mode") == "installed":
+        names.append("vault_redis_password")
     if "backup" in contract:
         names += [
             "vault_db_backup_store_key_id", "vault_db_backup_store_secret", "vault_db_backup_restore_key_id", "vault_db_backup_restore_secret",
@@ -81,6 +83,16 @@ def names(context: Context) -> Iterator[Problem]:
             if unit in units:
                 yield Problem(f"{path}.name", f"the unit {service}-{unit} would also be that of {units[unit]}", "Write another name")
             units.setdefault(unit, f"process {process['name']}")
+
+
+def origin(context: Context) -> Iterator[Problem]:
+    """A release is built from a repository, or comes prebuilt; never both."""
+    stated = [key for key in ("source", "artefact") if key in context.contract]
+    if not stated:
+        fix = "Write `source: {git: …, ref: …}`, or `artefact: {archive: …, sha256: …, version: …}` for an archive that is prebuilt"
+        yield Problem("service.source", "is missing, and there is no `artefact` either", fix)
+    elif len(stated) == 2:
+        yield Problem("service.artefact", "is given beside `source`: which of the two shall be deployed?", "Remove one of the two")
 
 
 def processes(context: Context) -> Iterator[Problem]:
@@ -150,7 +162,7 @@ def ports(context: Context) -> Iterator[Problem]:
     listeners.append(("gateway", "the gateway's internal address", INTERNAL_PORT))
     listeners += [
         (kind, f"service.dependencies.{kind}.port", part["port"])
-        for kind in ("database", "broker")
+        for kind in ("database", "broker", "cache")
         if (part := dependencies.get(kind)) and part["mode"] == "installed"
     ]
     groups = context.groups or {}
@@ -212,7 +224,7 @@ def dependencies(context: Context) -> Iterator[Problem]:
         wanted = f"`- {{key: {key}, type: url, secret: true}}`"
         if key and key not in declared:
             yield Problem(f"{path}.url_key", f"{key} is not declared in `env`{nearest(key, declared)}", f"Add {wanted} to `env`")
-        elif key and not (declared[key]["type"] == "url" and (declared[key]["secret"] or kind == "cache")):
+        elif key and not (declared[key]["type"] == "url" and (declared[key]["secret"] or (kind == "cache" and part["mode"] == "provided"))):
             yield Problem(f"{path}.url_key", f"{key} is not declared as a secret of type url", f"Write {wanted} in `env`")
     database = context.dependencies.get("database")
     if database and database["owner"] == database["user"]:
@@ -284,6 +296,7 @@ def hosts(context: Context) -> Iterator[Problem]:
 
 RULES: list[tuple[tuple[str, ...], Callable[[Context], Iterator[Problem]]]] = [
     (("name", "processes"), names),
+    (("source", "artefact"), origin),
     (("processes",), processes),
     (("processes", "env", "ports", "metrics"), commands),
     (("ports", "metrics", "gateway", "dependencies"), ports),

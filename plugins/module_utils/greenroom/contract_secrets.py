@@ -125,6 +125,36 @@ def urls(context: Context) -> Iterator[Problem]:
             )
 
 
+def cache_url(context: Context) -> Iterator[Problem]:
+    """The cache's URL says the same as the contract; that of an installed cache is TLS and holds its password."""
+    part = context.dependencies.get("cache")
+    item = next((item for item in context.contract["env"] if part and item["key"] == part["url_key"]), None)
+    if item is None:
+        return  # named by contract_rules
+    where = f"{VAULT}.{item['key']}" if item["secret"] else f"service.env[{context.contract['env'].index(item)}].value"
+    value = context.secret_env.get(item["key"]) if item["secret"] else item.get("value")
+    if not isinstance(value, str) or not value:
+        return
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        yield Problem(where, "is no URL", "Write rediss://:password@host:port/0, special characters %-encoded")
+        return
+    if port is not None and port != part["port"]:
+        yield Problem(where, "names another port than service.dependencies.cache.port", "Write the same port in both")
+    if part["mode"] == "provided":
+        return
+    if url.scheme != "rediss" or not url.hostname:
+        yield Problem(where, "is no rediss:// URL, but an installed cache speaks TLS only", "Write rediss://:password@host:port/0")
+    if url.username not in (None, "", "default"):
+        yield Problem(where, "names a user; an installed cache knows `default` only", "Write rediss://:password@host:port/0")
+    password = (context.secrets or {}).get("vault_redis_password")
+    if isinstance(password, str) and password and unquote(url.password or "") != password:
+        fix = "Write {{ vault_redis_password | urlencode }} at the place of the password"
+        yield Problem(where, "holds another password than vault_redis_password", fix)
+
+
 def markers(context: Context) -> Iterator[Problem]:
     """production_markers has the right shape, and nothing of this inventory is what production names."""
     wanted = context.markers
@@ -222,5 +252,6 @@ SECRET_RULES: list[tuple[tuple[str, ...], Callable[[Context], Iterator[Problem]]
     (("env", "dependencies", "configure", "cli_checks"), given),
     ((), told_elsewhere),
     (("env", "dependencies"), urls),
+    (("env", "dependencies"), cache_url),
     (("environment",), markers),
 ]

@@ -66,6 +66,7 @@ def check(
         *_tag_problems(run_tags, skip_tags),
         *_limit_problems(selected_phases(run_tags, skip_tags), limit, selected_hosts, groups, contract),
         *_variable_problems(variables),
+        *_ref_problems(variables, contract),
         *_version_problems(ansible_version),
         *_config_problems(config_file, project_dir),
     ]
@@ -112,6 +113,12 @@ def _variable_problems(variables: dict) -> Iterator[Problem]:
         pattern, form, meaning = RUN_VARIABLES[name]
         if not re.fullmatch(pattern, str(value)):
             yield Problem(f"-e {name}", f"is malformed; it is {meaning}", f"Write {form}")
+
+
+def _ref_problems(variables: dict, contract: dict | None) -> Iterator[Problem]:
+    if "run_ref" in variables and "artefact" in (contract or {}):
+        yield Problem("-e run_ref", "the contract deploys a prebuilt archive, which has no other refs",
+                      "Leave it out, or change `service.artefact`")  # fmt: skip
 
 
 def _version_problems(version: str) -> Iterator[Problem]:

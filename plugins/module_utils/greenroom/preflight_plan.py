@@ -78,6 +78,7 @@ def port_rules(service: Mapping, mine: Sequence[str]) -> list[tuple[str, list[in
     for kind, group, more, holders in (
         ("database", "database", (), ["postgres", "postgresql@*.service"]),
         ("broker", "broker", BROKER_PORTS, ["beam.smp", "rabbitmq-server.service"]),
+        ("cache", "cache", (), ["redis-server", "redis-server.service"]),
     ):
         found = dependencies.get(kind)
         if found and found["mode"] == "installed" and group in mine:
@@ -111,7 +112,7 @@ def dependency_probes(
         if found["mode"] not in modes:
             continue
         host, port = found.get("host"), found.get("port")
-        if kind == "cache":
+        if kind == "cache" and found["mode"] == "provided":
             parts = urlsplit(
                 str(secrets.get(found["url_key"]) or next((i.get("value") for i in service["env"] if i["key"] == found["url_key"]), ""))
             )

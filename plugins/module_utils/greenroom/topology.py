@@ -70,7 +70,8 @@ def firewall_rules(service: Mapping, groups: Mapping[str, Sequence[str]], addres
             rules.append(rule(service["ports"][slot], f"web process, slot {slot}", "gateway"))
             if service.get("metrics"):
                 rules.append(rule(service["metrics"]["ports"][slot], f"metrics, slot {slot}", "monitoring"))
-    for kind, users in (("database", ("app", "monitoring", "restore")), ("broker", ("app", "monitoring"))):
+    users_of = {"database": ("app", "monitoring", "restore"), "broker": ("app", "monitoring"), "cache": ("app", "monitoring")}
+    for kind, users in users_of.items():
         dependency = dependencies.get(kind)
         if dependency and dependency["mode"] == "installed" and host in groups.get(kind, ()):
             rules.append(rule(dependency["port"], kind, *users))
@@ -92,6 +93,6 @@ def firewall_probes(service: Mapping, groups: Mapping[str, Sequence[str]], addre
 
     return [
         {"host": addresses[other], "port": rule["port"], "expect": expected(rule), "why": f"{rule['why']} on {other}"}
-        for other in dict.fromkeys(name for group in ("gateway", "database", "broker") for name in groups.get(group, ()))
+        for other in dict.fromkeys(name for group in ("gateway", "database", "broker", "cache") for name in groups.get(group, ()))
         if other != host for rule in firewall_rules(service, groups, addresses, other) if rule["port"] in listening
     ]  # fmt: skip

@@ -23,19 +23,29 @@ def run(args: dict, context: Context) -> Outcome:
         options["ssl_ca_certs"] = args["ca_file"]
     found = Findings()
     client = library.Redis.from_url(url, **options)
+    refusal, wanted = args["expect"] == "refused", f"PING {where} is refused"
     try:
         answered = client.ping() is True
+        if refusal:
+            return Outcome(False, wanted, "PONG", f"{where}: it answers without the right password and must not")
         found.add(f"PING {where} answers PONG", "PONG" if answered else "another answer than PONG", answered)
         if args["version_min"]:
             version = client.info("server")["redis_version"]
             found.detail["version"] = version
             found.add(f"version ≥ {args['version_min']}", f"version {version}", version_at_least(version, args["version_min"]))
+        if args["info"]:
+            said = client.info("everything")
+            for field, value in args["info"].items():
+                found.add(f"{field} {value}", f"{field} {said.get(field)}", str(said.get(field)) == str(value))
         if args["round_trip"]:
             _round_trip(client, args, found)
     except library.exceptions.RedisError as error:
         inner = error.__cause__ or error.__context__
         network = isinstance(error, (library.exceptions.ConnectionError, library.exceptions.TimeoutError)) and isinstance(inner, OSError)
         seen = network_problem(inner, context.timeout_s) if network else shown(str(error))
+        if refusal:
+            denied = isinstance(error, (library.exceptions.AuthenticationError, library.exceptions.NoPermissionError))
+            return Outcome(denied, wanted, seen, None if denied else f"{where}: {seen}")
         found.add(None if found.expected else f"PING {where} answers PONG", seen, False, seen)
     finally:
         client.close()
@@ -76,7 +86,9 @@ PROBE = Probe(
         "url_key": Arg("secret", "key of a secret that is the whole address"),
         "password_key": Arg("secret", "key of the password"),
         "ca_file": Arg("str", "file of the authorities for rediss"),
+        "expect": Arg("str", "whether it must answer", default="answers", choices=("answers", "refused")),
         "version_min": Arg("str", "oldest version allowed"),
+        "info": Arg("dict", "fields of INFO and the values they must have", default={}),
         "round_trip": Arg("bool", "write, read and delete a key of the probe's own", default=False),
         "key_prefix": Arg("str", "beginning of that key's name", default=""),
     },
