@@ -1,10 +1,11 @@
-"""What runs in the release's own virtual environment: the plan and the upgrade of an alembic project.
+"""What runs in the release's own virtual environment: the plan, the upgrade and the downgrade of an alembic project.
 
-`migration_worker` starts it with `python -c <this file>` as the service's user, hands the job over as JSON on standard input (so
-no secret is in argv or on disk), and reads its answer from standard output: JSON, one line whenever something is known, the last
-one is complete. So what a run that had to be killed was doing is known too. Needs nothing of Greenroom.
+`migration_worker` (and the rehearsal's worker) starts it with `python -c <this file>` as the service's user, hands the job over as JSON on
+standard input (so no secret is in argv or on disk), and reads its answer from standard output: JSON, one line whenever something is
+known, the last one is complete. So what a run that had to be killed was doing is known too. Needs nothing of Greenroom.
 
-job   {operation: plan | upgrade, config: path of alembic.ini, url_key, url, env: {key: value}, settings: {postgresql setting: value}}
+job   {operation: plan | upgrade | downgrade, config: path of alembic.ini, url_key, url, env: {key: value},
+       settings: {postgresql setting: value}, target: revision (head if left out)}
 answer   {before: plan, started: [{revision, message, seconds, done}], after: plan, error: {kind, message} | null}
 plan  {current: [revision], heads: [revision], pending: [{revision, message}], unknown: [revision]}
 """
@@ -70,8 +71,8 @@ def set_on_connect(settings: dict) -> None:
         connection.commit()
 
 
-def upgrade(config: object, scripts: object, answer: dict, tell: Callable[[dict], None]) -> None:
-    """`alembic upgrade head`; `answer.started` gets an entry for every revision as it begins, so that a failure has a name."""
+def move(config: object, scripts: object, direction: str, target: str, answer: dict, tell: Callable[[dict], None]) -> None:
+    """`alembic upgrade` or `downgrade` to `target`; `answer.started` gets an entry for every revision as it begins, so that a failure has a name."""
     from alembic import command
     from alembic.script import ScriptDirectory
 
@@ -85,17 +86,18 @@ def upgrade(config: object, scripts: object, answer: dict, tell: Callable[[dict]
                 run()
                 entry["done"] = True
             finally:
-                entry["seconds"] = round(time.monotonic() - clock, 3)
+                entry["seconds"] = round(time.monotonic() - clock, 6)
 
         return step
 
-    for revision in answer["before"]["pending"]:
-        script = scripts.get_revision(revision["revision"])
-        script.module.upgrade = watched(revision, script.module.upgrade)
+    for script in scripts.walk_revisions():
+        run = getattr(script.module, direction, None)  # alembic itself says so where it is missing
+        if run:
+            setattr(script.module, direction, watched({"revision": script.revision, "message": script.doc}, run))
     ScriptDirectory.from_config = classmethod(
         lambda cls, _config: scripts
     )  # so that the command runs the watched scripts
-    command.upgrade(config, "head")
+    getattr(command, direction)(config, target)
 
 
 def answer_to(job: dict, tell: Callable[[dict], None]) -> dict:
@@ -109,10 +111,12 @@ def answer_to(job: dict, tell: Callable[[dict], None]) -> dict:
         config = Config(job["config"], stdout=sys.stderr)
         scripts = ScriptDirectory.from_config(config)
         answer["before"] = before = plan(config, scripts)
-        if job["operation"] == "upgrade" and before["pending"] and not before["unknown"] and len(before["heads"]) == 1:
+        target = job.get("target", "head")  # a rehearsal goes one revision up, or down; a deployment to the newest
+        clear = not before["unknown"] and (target != "head" or (before["pending"] and len(before["heads"]) == 1))
+        if job["operation"] in ("upgrade", "downgrade") and clear:
             try:
                 tell(answer)
-                upgrade(config, scripts, answer, tell)
+                move(config, scripts, job["operation"], target, answer, tell)
             finally:
                 answer["after"] = plan(config, scripts)
     except SystemExit as error:  # alembic's CommandError path and env.py files that give up
