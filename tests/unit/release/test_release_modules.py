@@ -305,3 +305,22 @@ runpy.run_path({str(ROOT / "plugins/modules" / module) + ".py"!r}, run_name='__m
     for name, about in spec.items():
         for key in ("type", "default", "required", "choices", "elements"):
             assert about.get(key) == documented[name].get(key), f"{name}.{key}"
+
+
+def test_a_prebuilt_archive_through_the_module(made, tmp_path):
+    """What the entry of a run does before the first change, and what it says of an archive that is not the one that was built."""
+    target = {"python": made["manifest"]["python"], **made["manifest"]["platform"]}
+    given = {"archive": made["archive"], "sha256": made["sha256"], "version": made["manifest"]["version"], "name": "tiny", "package": "tiny",
+             "target": target, "work_dir": str(tmp_path / "work")}  # fmt: skip
+    for check in (True, False):
+        status, found = run("release_artefact", check, **given)
+        assert status == 0 and not found["changed"], found
+        assert found["release"]["commit"] == made["manifest"]["commit"] and found["size"] == made["size"]
+        assert [record["status"] for record in found["evidence"]] == ["pass", "not_applicable", "pass"]
+    altered = tmp_path / "altered.tar.gz"
+    altered.write_bytes(Path(made["archive"]).read_bytes()[:-9])
+    for change, words in (({"archive": str(altered)}, "was cut: its end is missing"), ({"version": "9"}, "the contract says '9'")):
+        status, found = run("release_artefact", **{**given, **change})
+        assert status == 1 and words in found["msg"] and found["greenroom_exit"] == 3
+        assert {record["id"]: record["status"] for record in found["evidence"]} == {"release.version": "fail", "release.code.integrity": "fail"}
+        assert all(words in record["reason"] for record in found["evidence"])
