@@ -118,7 +118,7 @@ from ansible.module_utils.greenroom.archive import ArchiveError
 from ansible.module_utils.greenroom.artefact import evidence_of, judge, obtain
 from ansible.module_utils.greenroom.durable import DurableError
 from ansible.module_utils.greenroom.git import SourceError
-from ansible.module_utils.greenroom.records import record, red
+from ansible.module_utils.greenroom.records import NOT_APPLICABLE, record, red
 from ansible.module_utils.greenroom.wheels import BundleError
 
 
@@ -153,7 +153,7 @@ def main() -> None:
         module.fail_json(msg=str(error), evidence=refused, greenroom_exit=3)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or p['work_dir']}: {error.strerror}", evidence=[], greenroom_exit=3)
-    reasons = red(evidence)
+    reasons = red([one for one in evidence if one["status"] != NOT_APPLICABLE])
     if reasons:
         module.fail_json(msg=reasons, evidence=evidence, greenroom_exit=3)
     manifest, size = release.pop("manifest"), os.path.getsize(path)

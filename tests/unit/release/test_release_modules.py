@@ -310,8 +310,8 @@ runpy.run_path({str(ROOT / "plugins/modules" / module) + ".py"!r}, run_name='__m
 def test_a_prebuilt_archive_through_the_module(made, tmp_path):
     """What the entry of a run does before the first change, and what it says of an archive that is not the one that was built."""
     target = {"python": made["manifest"]["python"], **made["manifest"]["platform"]}
-    given = {"archive": made["archive"], "sha256": made["sha256"], "version": made["manifest"]["version"], "name": "tiny", "package": "tiny",
-             "target": target, "work_dir": str(tmp_path / "work")}  # fmt: skip
+    given = {key: made[key] for key in ("archive", "sha256")} | {"version": made["manifest"]["version"], "name": "tiny", "package": "tiny"}
+    given |= {"target": target, "work_dir": str(tmp_path / "work")}
     for check in (True, False):
         status, found = run("release_artefact", check, **given)
         assert status == 0 and not found["changed"], found
@@ -322,5 +322,5 @@ def test_a_prebuilt_archive_through_the_module(made, tmp_path):
     for change, words in (({"archive": str(altered)}, "was cut: its end is missing"), ({"version": "9"}, "the contract says '9'")):
         status, found = run("release_artefact", **{**given, **change})
         assert status == 1 and words in found["msg"] and found["greenroom_exit"] == 3
-        assert {record["id"]: record["status"] for record in found["evidence"]} == {"release.version": "fail", "release.code.integrity": "fail"}
+        assert [record["status"] for record in found["evidence"]] == ["fail", "fail"]
         assert all(words in record["reason"] for record in found["evidence"])
