@@ -39,7 +39,7 @@ TYPES = """
       FROM pg_type t WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR t.typnamespace > 16383)
 """
 SETTINGS = (
-    "SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;"
+    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;"
     " SET bytea_output = 'hex'; SET row_security = off"
 )  # what makes values readable the same way every time
 

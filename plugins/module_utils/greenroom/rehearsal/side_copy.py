@@ -1,0 +1,129 @@
+"""Copies of columns and tables that a migration would lose, beside the live ones, and the way back.
+
+A copy of table T for revision R is `_rb_R.T`: the key's columns and those that are named, in the same transaction as what would lose them
+if the caller wants so. Putting it back updates rows that are there and inserts those that are not, in batches that each commit.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .catalog import OWN_SCHEMA, Catalog, quoted, read
+from .errors import RehearsalError
+
+BATCH = 10_000  # rows an UPDATE
+
+
+def schema_of(revision: str) -> str:
+    """The schema that holds a revision's copies; names in PostgreSQL have at most 63 bytes."""
+    return (OWN_SCHEMA + re.sub(r"[^A-Za-z0-9_]", "_", revision))[:63]
+
+
+def merged(wanted: list[dict]) -> list[dict]:
+    """[{table, columns | None}] with each table once; None is the whole table, and swallows single columns."""
+    found: dict[str, set | None] = {}
+    for one in wanted:
+        if one.get("columns") is None or found.get(one["table"], set()) is None:
+            found[one["table"]] = None
+        else:
+            found.setdefault(one["table"], set()).update(one["columns"])
+    return [{"table": table, "columns": None if columns is None else sorted(columns)} for table, columns in found.items()]
+
+
+def make(connection: object, revision: str, wanted: list[dict], catalog: Catalog | None = None) -> list[dict]:
+    """Copy what is wanted, [{table, columns | None}]; [{table, copy, columns, key, rows}].
+
+    Runs in the caller's transaction if there is one. Raises RehearsalError if there are copies of this revision already, if a table is not
+    there, or if single columns are wanted of a table without a key (its rows could not be told apart).
+    """
+    catalog, schema = catalog or read(connection), schema_of(revision)
+    if connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [quoted(schema)]).fetchone()[0]:
+        raise RehearsalError(f"schema {schema} is there already: side copies of an earlier try. Put them back or drop them first")
+    connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    made = []
+    for one in merged(wanted):
+        table = catalog.by_label(one["table"])
+        if table is None:
+            raise RehearsalError(f"{one['table']}: no such table to copy. Is the database where the manifest says?")
+        columns = one["columns"] or [column.name for column in table.columns]
+        unknown = [name for name in columns if not table.named(name)]
+        if unknown:
+            raise RehearsalError(f"{one['table']} has no column {', '.join(unknown)}")
+        if one["columns"] and not table.key:
+            columns = [column.name for column in table.columns]  # without a key only whole rows can be put back
+        names = list(dict.fromkeys([*table.key, *columns]))
+        copy = quoted(schema, table.label)
+        connection.execute(f"CREATE TABLE {copy} AS SELECT {', '.join(map(quoted, names))} FROM {table.sql}")
+        rows = connection.execute(f"SELECT count(*) FROM {copy}").fetchone()[0]
+        made.append({"table": table.label, "copy": f"{schema}.{table.label}", "columns": names, "key": table.key, "rows": rows})
+    return made
+
+
+def put_back(connection: object, revision: str, batch: int = BATCH) -> list[dict]:
+    """Put a revision's copies back, parents first; [{table, inserted, updated, columns}] with the columns that could be put back.
+
+    connection: autocommit, so that each batch is a transaction of its own. Rows that are there get their copied columns again; rows that
+    are gone are inserted. Columns that the table does not have now are left in the copy. Raises RehearsalError if there is no copy, or if
+    a copy's table is not there.
+    """
+    from .seed import fill_order
+
+    catalog, schema = read(connection), schema_of(revision)
+    names = [
+        name
+        for (name,) in connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'", [quoted(schema)]
+        )
+    ]
+    if not names:
+        raise RehearsalError(f"there are no side copies in schema {schema}")
+    missing = [name for name in names if not catalog.by_label(name)]
+    if missing:
+        raise RehearsalError(f"{', '.join(missing)}: not there, so its copy in {schema} cannot be put back. Upgrade to the revision first")
+    done = []
+    for table in fill_order(catalog):
+        if table.label in names:
+            done.append(put_table_back(connection, table, schema, batch))
+    return done
+
+
+def put_table_back(connection: object, table: object, schema: str, batch: int) -> dict:
+    """One table of `put_back`."""
+    copy = quoted(schema, table.label)
+    kept = [row[0] for row in connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", [copy])]
+    columns = [name for name in kept if (column := table.named(name)) and not column.computed]
+    values = [name for name in columns if name not in table.key]
+    listed = ", ".join(map(quoted, columns))
+    picked = ", ".join(f"c.{quoted(name)}" for name in columns)
+    result = {"table": table.label, "inserted": 0, "updated": 0, "columns": columns}
+    if not table.key:
+        there = f"SELECT {listed} FROM {table.sql}"
+        result["inserted"] = connection.execute(
+            f"INSERT INTO {table.sql} ({listed}) SELECT {listed} FROM (SELECT {listed} FROM {copy} EXCEPT ALL {there}) AS gone"
+        ).rowcount
+        return result
+    same = " AND ".join(f"t.{quoted(name)} = c.{quoted(name)}" for name in table.key)
+    whole = all(column.name in columns or column.computed or not column.not_null or column.default for column in table.columns)
+    pages = connection.execute(f"SELECT pg_relation_size('{copy.replace(chr(39), chr(39) * 2)}') / 8192").fetchone()[0]
+    rows = connection.execute(f"SELECT count(*) FROM {copy}").fetchone()[0]
+    step = max(1, int(pages * batch / rows)) if rows else 1
+    for page in range(0, pages, step):  # by place in the copy: each of its pages is read once
+        part = f"(SELECT * FROM {copy} WHERE ctid >= '({page},0)' AND ctid < '({page + step},0)') AS c"
+        if whole:
+            result["inserted"] += connection.execute(
+                f"INSERT INTO {table.sql} ({listed}) OVERRIDING SYSTEM VALUE SELECT {picked} FROM {part}"
+                f" WHERE NOT EXISTS (SELECT FROM {table.sql} AS t WHERE {same})"
+            ).rowcount
+        if values:
+            sets = ", ".join(f"{quoted(name)} = c.{quoted(name)}" for name in values)
+            differ = " OR ".join(f"t.{quoted(name)}::text IS DISTINCT FROM c.{quoted(name)}::text" for name in values)
+            result["updated"] += connection.execute(f"UPDATE {table.sql} AS t SET {sets} FROM {part} WHERE {same} AND ({differ})").rowcount
+    return result
+
+
+def drop(connection: object, revision: str) -> None:
+    """Drop a revision's copies, all of them."""
+    schema = schema_of(revision)
+    for (name,) in connection.execute("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'", [schema]).fetchall():
+        connection.execute(f"DROP TABLE {quoted(schema, name)}")
+    connection.execute(f"DROP SCHEMA IF EXISTS {quoted(schema)}")
