@@ -83,8 +83,7 @@ FUNCTIONS = {
     "log_probes": check_plan.log_probes,
     "server_log_probes": check_plan.server_log_probes,
     "slot_runner": check_plan.runner,
-    # {{ records | conjunction }}, {{ run_id | run_started }}
-    "conjunction": check_plan.conjunction,
+    # {{ run_id | run_started }}
     "run_started": check_plan.run_started,
     # {{ vault_db_backup_identity | age_recipient }}, {{ none | new_age_identity }}
     "age_recipient": keys.recipient_of,
@@ -92,8 +91,6 @@ FUNCTIONS = {
     # {{ service.name | scratch_names(run_id) }}, {{ service | scratch_environment(vault_service_env, names) }}
     "scratch_names": scratch.names,
     "scratch_environment": scratch.environment,
-    "scratch_definitions": scratch.definitions,
-    "scratch_leftovers": scratch.leftovers,
 }
 
 

@@ -20,6 +20,28 @@ options:
     type: list
     elements: dict
     required: true
+  first:
+    description: Probes that must pass before the others are run, such as those that wait for a start. If one does not, the module fails.
+    type: list
+    elements: dict
+    default: []
+  whole:
+    description: A further record that passes only if every probe does.
+    type: dict
+    suboptions:
+      id:
+        description: Its evidence id.
+        type: str
+        required: true
+      target:
+        description: What it is about.
+        type: str
+        required: true
+      required:
+        description: Ids that must be among the records.
+        type: list
+        elements: str
+        default: []
   secrets:
     description: Secrets by key. Arguments whose name ends in C(_key) and those in C(secret_headers) name one of them.
     type: dict
@@ -170,6 +192,9 @@ EXAMPLES = r"""
         within_s: 120
       - {id: verify.health.latency, type: http, url: "http://127.0.0.1:8102/health", latency_ms: 100, samples: 50}
       - {id: prep.network.firewall, type: tcp, host: 10.0.0.4, port: 5432, expect: refused_or_filtered, reference_port: 22}
+    first:
+      - {id: verify.health.http, type: http, url: "http://127.0.0.1:8102/health", within_s: 120}
+    whole: {id: verify.health.script, target: the idle slot}
   register: idle_slot
 
 - name: Check the database as the application user
@@ -192,7 +217,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 evidence:
-  description: One record for each probe, in the order of the list. Also there when the module fails after the probes ran.
+  description:
+    - One record for each probe, those of O(first) first, then in the order of the list; last the record of O(whole).
+    - Also there when the module fails after the probes ran.
   returned: when the list of probes is sound
   type: list
   elements: dict
@@ -213,11 +240,19 @@ problems:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom import health_check
 
+WHOLE = {
+    "id": {"type": "str", "required": True},
+    "target": {"type": "str", "required": True},
+    "required": {"type": "list", "elements": "str", "default": []},
+}
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "probes": {"type": "list", "elements": "dict", "required": True},
+            "first": {"type": "list", "elements": "dict", "default": []},
+            "whole": {"type": "dict", "options": WHOLE},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "fail": {"type": "bool", "default": True},
             "parallel": {"type": "int", "default": 16},
@@ -227,12 +262,18 @@ def main() -> None:
     secrets = {key: str(value) for key, value in module.params["secrets"].items()}
     try:
         planned = health_check.plan(module.params["probes"], secrets)
+        before = health_check.plan(module.params["first"], secrets) if module.params["first"] else []
     except health_check.SpecError as error:
         module.fail_json(msg="No probe was run: " + "; ".join(error.problems), problems=error.problems)
-    evidence = health_check.run(planned, secrets, module.params["parallel"])
+    evidence = health_check.run(before, secrets, module.params["parallel"]) if before else []
+    stopped = bool(health_check.blockers(evidence))
+    if not stopped:
+        evidence += health_check.run(planned, secrets, module.params["parallel"])
+    if module.params["whole"]:
+        evidence.append(health_check.as_whole(evidence, **module.params["whole"]))
     result = {"changed": False, "evidence": evidence, "counts": health_check.counts(evidence)}
     blockers = health_check.blockers(evidence)
-    if blockers and module.params["fail"]:
+    if blockers and (stopped or module.params["fail"]):
         module.fail_json(msg=f"{len(blockers)} of {len(evidence)} probes did not pass:\n" + "\n".join(blockers), **result)
     module.exit_json(**result)
 

@@ -32,7 +32,7 @@ options:
     type: path
     required: true
   reports:
-    description: Folder to make for the reports. It must not exist yet.
+    description: Folder for the reports; what an earlier run has left in it is removed first.
     type: path
     required: true
   suites:
@@ -104,8 +104,8 @@ EXAMPLES = r"""
   service_test:
     run_id: "{{ run_id }}"
     user: example-service
-    directory: /opt/example-service/tests/{{ run_id }}/1-1.2.0
-    reports: /opt/example-service/tests/{{ run_id }}/reports
+    directory: /opt/example-service/tests/4f5e6d7c8b9a
+    reports: /opt/example-service/tests/reports
     secrets:
       DATABASE_URL: "{{ scratch_database_url }}"
     suites:

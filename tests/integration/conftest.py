@@ -249,14 +249,15 @@ class Rabbit(Server):
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory, authority):
-    """A running RabbitMQ: attributes host, port, tls_port, user_name, password, vhost; methods ctl(), stop(), start()."""
+    """A running RabbitMQ: attributes host, port, tls_port, api, user_name, password, vhost; methods ctl(), stop(), start()."""
     folder = server_folder(tmp_path_factory, "rabbitmq")
-    port, tls_port, dist_port, epmd_port = free_port(), free_port(), free_port(), free_port()
+    port, tls_port, dist_port, epmd_port, api_port = (free_port() for _ in range(5))
     cert, key = authority.issue("rabbitmq", "localhost", "127.0.0.1")
     (folder / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = 127.0.0.1:{port}\nlisteners.ssl.1 = 127.0.0.1:{tls_port}\nloopback_users = none\n"
         f"ssl_options.cacertfile = {authority.ca_file}\nssl_options.certfile = {cert}\nssl_options.keyfile = {key}\n"
         "ssl_options.verify = verify_none\nssl_options.versions.1 = tlsv1.2\nssl_options.versions.2 = tlsv1.3\n"
+        f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api_port}\n"
     )
     env = {
         "RABBITMQ_NODENAME": f"greenroom-{os.getpid()}-{port}@localhost",
@@ -270,7 +271,7 @@ def rabbitmq(tmp_path_factory, authority):
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
     }
-    (folder / "plugins").write_text("[].\n")
+    (folder / "plugins").write_text("[rabbitmq_management].\n")
     # The port mapper as a child of ours: started by the node it would become a daemon of nobody's.
     epmd = Server(
         [program("epmd", "/usr/lib/erlang/erts-*/bin/epmd"), "-port", str(epmd_port), "-address", "127.0.0.1"],
@@ -284,6 +285,7 @@ def rabbitmq(tmp_path_factory, authority):
 
     server = Rabbit([program("rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server")], ready, folder, env)
     server.port, server.tls_port, server.ca_file = port, tls_port, authority.ca_file
+    server.api = f"http://127.0.0.1:{api_port}/api"
     try:
         epmd.start()
         server.start()

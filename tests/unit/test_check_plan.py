@@ -136,7 +136,7 @@ def test_logs_are_read_of_the_processes_that_run_there():
 def test_logs_of_servers_are_read_and_a_folder_without_any_is_red(tmp_path):
     log = tmp_path / "server.log"
     log.write_text("2026-11-20 08:00:00.000 UTC [1] ERROR:  before the run\n2026-11-20 10:00:00.000 UTC [1] LOG:  fine\n")
-    probes = subject.server_log_probes({str(tmp_path): [str(log)]}, "2026-11-20T09:00:00Z", allow=["@x_scratch_"])
+    probes = subject.server_log_probes([str(log)], [str(tmp_path)], "2026-11-20T09:00:00Z", allow=["@x_scratch_"])
     assert [record["status"] for record in health_check.run(accepted(probes))] == ["pass"]
     with log.open("a") as file:
         file.write("2026-11-20 10:00:01.000 UTC [1] u@x_scratch_1 ERROR:  of a test\n")
@@ -145,7 +145,7 @@ def test_logs_of_servers_are_read_and_a_folder_without_any_is_red(tmp_path):
         file.write("2026-11-20 10:00:02.000 UTC [1] u@live ERROR:  real\n")
     (record,) = health_check.run(accepted(probes))
     assert record["status"] == "fail" and "real" in record["reason"]
-    empty = subject.server_log_probes({str(tmp_path / "none"): []}, "2026-11-20T09:00:00Z")
+    empty = subject.server_log_probes([], [str(tmp_path / "none")], "2026-11-20T09:00:00Z")
     assert [record["status"] for record in health_check.run(accepted(empty))] == ["no_evidence"]
 
 
@@ -178,7 +178,7 @@ def test_the_lines_known_of_servers_are_no_more_than_those(tmp_path, line):
     allow = yaml.safe_load(ROLE.read_text())["service_checks_server_log_allow"]
     log = tmp_path / "server.log"
     log.write_text(QUIET + (f"{line}\n" if line else ""))
-    (record,) = health_check.run(accepted(subject.server_log_probes({str(tmp_path): [str(log)]}, "2026-11-20T09:00:00Z", allow=allow)))
+    (record,) = health_check.run(accepted(subject.server_log_probes([str(log)], [str(tmp_path)], "2026-11-20T09:00:00Z", allow=allow)))
     assert (record["status"], record["detail"]["errors"]) == (("fail", 1) if line else ("pass", 0))
 
 
@@ -187,18 +187,6 @@ def test_the_beginning_of_a_run_is_read_from_its_id():
     for wrong in ("", "2026-11-20", "20261120x091244Z-a"):
         with pytest.raises(subject.PlanError, match="run_id"):
             subject.run_started(wrong)
-
-
-def test_the_whole_is_healthy_only_if_every_part_is_and_the_main_parts_are_there():
-    good = [{"id": id, "status": "pass"} for id in (*subject.HEALTH_PARTS, "verify.api.basic")]
-    assert subject.conjunction(good) == {
-        "ok": True, "expected": "every part passes: verify.api.basic, verify.health.http, verify.health.latency",
-        "observed": "3 of 3 parts passed", "reason": None,
-    }  # fmt: skip
-    red = subject.conjunction([*good, {"id": "verify.api.basic", "status": "not_run", "reason": "no time"}])
-    assert not red["ok"] and red["reason"] == "verify.api.basic: no time"
-    assert subject.conjunction(good[1:])["reason"] == "verify.health.http: not measured"
-    assert not subject.conjunction([])["ok"] and not subject.conjunction([], required=[])["ok"]
 
 
 UP = {"status": "healthy"}

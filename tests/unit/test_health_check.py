@@ -215,6 +215,18 @@ def test_secrets_are_taken_out_of_everything_in_all_their_forms(probe):
     assert record["status"] == "error"
 
 
+def test_the_whole_passes_only_if_every_part_does_and_the_required_ones_are_there():
+    parts = ("verify.health.http", "verify.health.latency")
+    good = [{"id": id, "status": "pass"} for id in (*parts, "verify.api.basic")]
+    whole = health_check.as_whole(good, "verify.health.script", "slot blue", parts)
+    assert (whole["status"], whole["observed"], whole["detail"]) == ("pass", "3 of 3 parts passed", {"target": "slot blue"})
+    assert whole["expected"] == "every part passes: verify.api.basic, verify.health.http, verify.health.latency"
+    red = health_check.as_whole([*good, {"id": "verify.api.basic", "status": "not_run", "reason": "no time"}], "x", "y", parts)
+    assert (red["status"], red["reason"]) == ("fail", "verify.api.basic: no time")
+    assert health_check.as_whole(good[1:], "x", "y", parts)["reason"] == "verify.health.http: not measured"
+    assert health_check.as_whole([], "x", "y")["status"] == "fail"
+
+
 def test_summary_lists_every_blocker_with_what_was_wanted_and_seen(probe):
     probe(lambda args, context: Outcome(args["ok"], "wanted this", "saw that", "do something"), ok=Arg("bool", ""))
     records = run(trial(ok=True), trial(id="x.y", ok=False, name="slot blue"))
@@ -338,6 +350,18 @@ def test_the_module_fails_with_all_evidence_or_hands_it_back():
     assert result["changed"] is False
     result, _ = module(probes=[GREEN])
     assert "failed" not in result
+
+
+def test_the_module_measures_nothing_more_when_what_comes_first_does_not_pass(tmp_path):
+    there, gone = {"id": "t.there", "type": "file", "path": str(tmp_path)}, {"id": "t.gone", "type": "file", "path": str(tmp_path / "no")}
+    whole = {"id": "t.whole", "target": "all of it", "required": ["t.there"]}
+    result, _ = module(first=[gone], probes=[there], whole=whole, fail=False)
+    assert result["failed"] and [(item["id"], item["status"]) for item in result["evidence"]] == [("t.gone", "fail"), ("t.whole", "fail")]
+    assert "t.there: not measured" in result["evidence"][1]["reason"]
+    result, _ = module(first=[there], probes=[gone], whole=whole, fail=False)
+    assert "failed" not in result and [item["status"] for item in result["evidence"]] == ["pass", "fail", "fail"]
+    result, _ = module(first=[there], probes=[there], whole=whole)
+    assert "failed" not in result and [item["status"] for item in result["evidence"]] == ["pass", "pass", "pass"]
 
 
 def test_the_module_refuses_a_wrong_list_and_hands_no_secret_back():

@@ -255,5 +255,11 @@ def test_a_suite_that_cannot_be_run_leaves_error_records(tmp_path):
     (result,) = subject.run_suites([suite], job)
     assert [item["status"] for item in result["evidence"]] == ["error", "error"]
     assert "No closing quotation" in result["evidence"][0]["reason"]
-    with pytest.raises(FileExistsError):
-        subject.run_suites([suite], job)
+
+
+def test_reports_of_an_earlier_run_are_gone_before_the_suites_run(tmp_path):
+    earlier = tmp_path / "reports" / "unit.junit.xml"
+    earlier.parent.mkdir()
+    earlier.write_text("<testsuite/>")
+    job = {"run_id": "r", "reports": str(earlier.parent), "secrets": {}}
+    assert subject.run_suites([], job) == [] and not earlier.exists() and earlier.parent.exists()

@@ -18,7 +18,6 @@ TIMEOUT_S = 10.0
 # RabbitMQ writes a report over many lines, each with the same time, level and Erlang process (seen on 3.10).
 BROKER_EVENT = r"\S+ \S+ \[\w+\] <[\d.]+>"
 
-HEALTH_PARTS = ("verify.health.http", "verify.health.latency")  # without these nothing is healthy as a whole
 
 
 class PlanError(ValueError):
@@ -225,12 +224,13 @@ def worker_probes(service: Mapping, slot: str, other_in_use: bool = True, *, wit
     ]  # fmt: skip
 
 
-def server_log_probes(files: Mapping[str, Iterable[str]], since: str, *, allow: Iterable[str] = ()) -> list[dict]:
-    """The logs of PostgreSQL and RabbitMQ since a moment. files: folder of a server's logs -> its files; a folder without any is red.
+def server_log_probes(files: Iterable[str], folders: Iterable[str], since: str, *, allow: Iterable[str] = ()) -> list[dict]:
+    """The logs of PostgreSQL and RabbitMQ since a moment. files: all logs that were found; a folder of `folders` without any is red.
 
     A server that had nothing to say is fine: its logs are of what goes wrong.
     """
-    names = [name for folder, paths in files.items() for name in (sorted(paths) or [f"{folder}/*.log"])]
+    found = {folder.rstrip("/"): sorted(path for path in files if path.rpartition("/")[0] == folder.rstrip("/")) for folder in folders}
+    names = [name for folder, paths in found.items() for name in (paths or [f"{folder}/*.log"])]
     return [
         {"id": "verify.logs.clean", "type": "log", "name": name, "path": name, "since": since, "format": "text", "allow": list(allow),
          "allow_empty": True, "timeout_s": 30.0, "event": BROKER_EVENT}
@@ -244,20 +244,3 @@ def run_started(run_id: str) -> str:
     if len(stamp) != 16 or stamp[8] != "T" or stamp[15] != "Z" or not (stamp[:8] + stamp[9:15]).isdigit():
         raise PlanError(f"run_id: {run_id!r} does not begin with a time such as 20261120T091244Z")
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]}T{stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]}Z"
-
-
-def conjunction(evidence: Iterable[Mapping], required: Iterable[str] = HEALTH_PARTS) -> dict:
-    """All of `evidence` as one verdict: {ok: bool, expected, observed, reason or None}, for a record `verify.health.script`.
-
-    It is ok only if every record passes and each id of `required` is among them (runbook 003 L859-883: failed parts must count).
-    """
-    found = list(evidence)
-    bad = [item for item in found if item.get("status") != "pass"]
-    missing = sorted(set(required) - {item.get("id") for item in found})
-    said = [f"{item.get('id')}: {item.get('reason') or item.get('status')}" for item in bad] + [f"{id}: not measured" for id in missing]
-    if not found:
-        said.append("no part was measured")
-    return {
-        "ok": not said, "expected": f"every part passes: {', '.join(sorted({*(str(item.get('id')) for item in found), *required}))}",
-        "observed": f"{len(found) - len(bad)} of {len(found) + len(missing)} parts passed", "reason": "; ".join(said) or None,
-    }  # fmt: skip

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import records
@@ -177,6 +177,22 @@ def _given_up(planned: Planned) -> dict:
         planned.common["id"], records.ERROR, planned.probe.doc, "not measured",
         reason=f"the probe {planned.probe.type} did not come back within {limit:g} s and was given up",
         detail={"probe": planned.probe.type, "target": target(planned)}, duration_ms=limit * 1000,
+    )  # fmt: skip
+
+
+def as_whole(evidence: list, id: str, target: str, required: Iterable[str] = ()) -> dict:
+    """All of `evidence` as one record `id` about `target`, for the catalogue's "the health check passes as a whole".
+
+    It passes only if every record does and each id of `required` is among them (runbook 003 L859-883: failed parts must count).
+    """
+    bad = [item for item in evidence if item["status"] != records.PASS]
+    missing = sorted(set(required) - {item["id"] for item in evidence})
+    said = [f"{item['id']}: {item.get('reason') or item['status']}" for item in bad] + [f"{name}: not measured" for name in missing]
+    if not evidence:
+        said.append("no part was measured")
+    return records.record(
+        id, records.FAIL if said else records.PASS, f"every part passes: {', '.join(sorted({*(item['id'] for item in evidence), *required}))}",
+        f"{len(evidence) - len(bad)} of {len(evidence) + len(missing)} parts passed", reason="; ".join(said) or None, detail={"target": target},
     )  # fmt: skip
 
 

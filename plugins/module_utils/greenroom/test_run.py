@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -233,8 +234,14 @@ def _keep(path: Path, data: bytes, hide: Iterable[str]) -> str:
 
 
 def run_suites(suites: list[Mapping], job: Mapping) -> list[dict]:
-    """Run the suites side by side; the results in the order of `suites`. A suite that cannot be run leaves `error` records."""
-    Path(job["reports"]).mkdir(mode=0o755, parents=True, exist_ok=False)
+    """Run the suites side by side; the results in the order of `suites`. A suite that cannot be run leaves `error` records.
+
+    The reports of an earlier run are removed first, so that none of them can be taken for this run's. Raises OSError.
+    """
+    reports = Path(job["reports"])
+    if reports.exists():
+        shutil.rmtree(reports)
+    reports.mkdir(mode=0o755, parents=True)
 
     def one(suite: Mapping) -> dict:
         try:
