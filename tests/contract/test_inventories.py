@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.greenroom import contract
+from ansible.module_utils.greenroom import catalogue, check_plan, contract, health_check, preflight_plan, topology, units
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORIES = ["sandbox", "staging"]
@@ -57,18 +57,95 @@ def test_the_inventorys_contract_is_sound(templated, name):
     assert catalogue is None or (ROOT / catalogue).is_file()
 
 
-@pytest.mark.parametrize("part", ["broker", "database"])
-def test_a_contract_without_a_part_is_sound_and_normalises(load, part):
-    service = copy.deepcopy(load("inventories/staging/group_vars/all/service.yml")["service"])
-    key = service["dependencies"].pop(part)["url_key"]
-    service["env"] = [item for item in service["env"] if item["key"] != key]
-    if part == "database":
+def without(service, *parts):
+    """The contract without these dependencies, and without what of it speaks of them."""
+    keys = [service["dependencies"].pop(part)["url_key"] for part in parts]
+    service["env"] = [item for item in service["env"] if item["key"] not in keys]
+    if "database" in parts:
         service.pop("migration")
-    groups = {"gateway": ["g1"], "app": ["a1"], "database": ["d1"], "broker": ["b1"], part: []}
+        service.pop("backup", None)
+
+
+def with_cache(service):
+    service["dependencies"]["cache"] = {"mode": "installed", "url_key": "CACHE_URL"}
+    service["env"].append({"key": "CACHE_URL", "type": "url", "secret": True})
+
+
+def from_artefact(service):
+    del service["source"]
+    service["artefact"] = {"archive": "https://files.staging.example.internal/example-1.2.0.tar.gz", "sha256": "d" * 64, "version": "1.2.0"}
+
+
+EDGES = {
+    "no broker": lambda service: without(service, "broker"),
+    "no database": lambda service: without(service, "database"),
+    "nothing beside": lambda service: without(service, "broker", "database"),
+    "a cache": with_cache,
+    "prebuilt": from_artefact,
+}
+SERVERS = {"database": ["d1"], "broker": ["d1"], "cache": ["c1"]}
+GROUPS = {"gateway": ["g1"], "app": ["a1", "a2"], **SERVERS, "monitoring": ["m1"], "restore": ["m1"]}
+ADDRESSES = {name: f"10.0.0.{number}" for number, name in enumerate(dict.fromkeys(host for hosts in GROUPS.values() for host in hosts), 11)}
+
+
+@pytest.fixture(params=EDGES)
+def edge(request, load):
+    """(normalized contract at one edge of what is allowed, the groups that it needs), from the example for real hosts."""
+    service = copy.deepcopy(load("inventories/staging/group_vars/all/service.yml")["service"])
+    EDGES[request.param](service)
+    groups = {group: hosts for group, hosts in GROUPS.items() if group not in SERVERS or group in service["dependencies"]}
     assert contract.validate(service, groups=groups) == []
-    full = contract.normalized(service)
-    assert part not in full["dependencies"]
-    assert contract.connections_required(full, 2)["required"] > 0
+    return contract.normalized(service), groups
+
+
+def test_every_plan_can_be_made_at_the_edges_of_the_contract(edge):
+    service, groups = edge
+    release = {"version": "1.2.0", "release": "4-1.2.0"}
+    settings = {
+        name.removeprefix("preflight_"): value
+        for name, value in yaml.safe_load((ROOT / "roles/preflight/defaults/main.yml").read_text()).items()
+    } | {"uv": "uv", "max_connections": 500, "role_limit": 400, "wheel_tag": "", "check_packages": False}
+    secrets = {item["key"]: "https://x.internal" for item in service["env"] if item["secret"]}
+    used = set(service["dependencies"])
+    assert contract.connections_required(service, 2)["required"] > 0
+    for host in ADDRESSES:
+        health_check.plan(preflight_plan.host_probes(service, groups, host, settings, secrets, 0.0), secrets)
+        rules = topology.firewall_rules(service, groups, ADDRESSES, host)
+        topology.firewall_probes(service, groups, ADDRESSES, host)
+        assert {rule["why"] for rule in rules} & {"database", "broker", "cache"} <= used
+    health_check.plan(preflight_plan.control_probes(service, groups, settings), secrets)
+    reached = preflight_plan.dependency_probes(service, groups, ADDRESSES, secrets, 5)
+    assert {probe["name"] for probe in reached} == used
+    for slot in ("blue", "green"):
+        health_check.plan([*check_plan.slot_probes(service, slot, release), *check_plan.start_probes(service, slot)], secrets)
+        assert units.web_unit(service, slot)
+    health_check.plan(check_plan.gateway_probes(service, release, "10.0.0.11", "/ca.crt"), secrets)
+    unneeded = catalogue.not_applicable_in(service, [ROOT / "catalogue/any.yml", ROOT / "examples/lark-service/catalogue.yml"])
+    assert ("prep.db.user" in unneeded) == ("database" not in used) and ("prep.queue.vhost" in unneeded) == ("broker" not in used)
+    assert ("sec.secrets.not_in_vcs" in unneeded) == ("artefact" in service)
+
+
+def test_what_roles_are_told_can_be_computed_at_the_edges_of_the_contract(edge, ansible_environment, tmp_path):
+    """playbooks/vars/servers.yml, as Ansible templates it on the hosts that the contract needs."""
+    service, groups = edge
+    told = {"database": "postgresql_", "broker": "rabbitmq_", "cache": "redis_", "gateway": "gateway_"}
+    names = yaml.safe_load((ROOT / "playbooks/vars/servers.yml").read_text())
+    plays = [
+        {"hosts": group, "gather_facts": False, "vars_files": [str(ROOT / "playbooks/vars/servers.yml")], "tasks": [
+            {"ansible.builtin.debug": {"msg": {name: "{{ " + name + " }}" for name in names if name.startswith(prefix)}}}]}
+        for group, prefix in told.items() if group in groups
+    ]  # fmt: skip
+    variables = {
+        "deployment_contract": service, "deployment_addresses": ADDRESSES, "deployment_connections": 100, "ansible_connection": "local",
+        **dict.fromkeys(("vault_postgresql_owner_password", "vault_postgresql_app_password", "vault_rabbitmq_password"), "of the vault"),
+        "vault_redis_password": "of the vault",
+    }  # fmt: skip
+    inventory = {"all": {"vars": variables, "children": {group: {"hosts": dict.fromkeys(hosts)} for group, hosts in groups.items()}}}
+    for name, content in (("book.yml", plays), ("hosts.yml", inventory)):
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    done = call(ansible_environment, "ansible-playbook", str(tmp_path / "book.yml"), "-i", str(tmp_path / "hosts.yml"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert ("redis_addresses" in done.stdout) == ("cache" in service["dependencies"])
 
 
 def test_the_contracts_shown_in_documents_are_sound():

@@ -92,7 +92,7 @@ def check_digest(path: str | os.PathLike, sha256: str, name: str) -> None:
         raise SourceError(f"{name}: cannot be read ({error.strerror}). Correct service.artefact.archive.") from error
     if actual == sha256:
         return
-    why = "the archive was cut: its end is missing" if _is_cut(path) else "the archive was altered, or is another one"
+    why = "the archive was cut or spoiled: its end is missing" if _is_cut(path) else "the archive was altered, or is another one"
     raise SourceError(
         f"{name}: {why}: sha256 {actual} ({size} bytes), service.artefact.sha256 is {sha256}. "
         "Fetch it again from where it was built; write another checksum only if that place says so."

@@ -319,7 +319,7 @@ def test_a_prebuilt_archive_through_the_module(made, tmp_path):
         assert [record["status"] for record in found["evidence"]] == ["pass", "not_applicable", "pass"]
     altered = tmp_path / "altered.tar.gz"
     altered.write_bytes(Path(made["archive"]).read_bytes()[:-9])
-    for change, words in (({"archive": str(altered)}, "was cut: its end is missing"), ({"version": "9"}, "the contract says '9'")):
+    for change, words in (({"archive": str(altered)}, "cut or spoiled: its end is missing"), ({"version": "9"}, "the contract says '9'")):
         status, found = run("release_artefact", **{**given, **change})
         assert status == 1 and words in found["msg"] and found["greenroom_exit"] == 3
         assert [record["status"] for record in found["evidence"]] == ["fail", "fail"]
