@@ -101,7 +101,9 @@ options:
     type: bool
     default: false
   phases:
-    description: With O(state=proven), the phases that this run has proven.
+    description:
+      - With O(state=proven), the phases that this run has proven.
+      - With O(state=read), the phases of this run, so that the report knows which ones earlier runs have proven.
     type: list
     elements: str
   durations:
@@ -283,6 +285,10 @@ link_problems:
   type: list
   elements: str
   returned: when O(slots) was given
+greenroom:
+  description: What the report says of the run. C(release) names the release, C(no_op_of) the run that made it live where it is live already.
+  type: dict
+  returned: with states read, leased and planned
 greenroom_exit:
   description: On failure, the exit status that the run should end with. 75 means that somebody else holds the lease.
   type: int

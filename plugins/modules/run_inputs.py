@@ -95,6 +95,15 @@ changing:
   description: Whether the run may change anything, so that it must hold the lease. False in check mode.
   returned: always
   type: bool
+catalogues:
+  description: Files of the requirements, the project's own and the service's.
+  returned: always
+  type: list
+  elements: str
+greenroom:
+  description: What the report tells about the run. C(service), C(environment), C(catalogues), C(not_applicable), C(reason), C(approved_by).
+  returned: always
+  type: dict
 problems:
   description: All problems, each with C(path), C(file), C(line), C(message), C(fix) and C(text), the one line for people.
   returned: always
@@ -108,6 +117,7 @@ greenroom_exit:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.greenroom.catalogue import not_applicable_in
 from ansible.module_utils.greenroom.inputs import check, left_out, selected_phases
 from ansible.module_utils.greenroom.problems import EXIT_REFUSED, report
 
@@ -125,12 +135,26 @@ ARGUMENT_SPEC = {
 }
 
 
+def about(contract: dict, project_dir: str, variables: dict) -> dict:
+    """What the report tells of a run of this service; `run_reason` and `run_approved_by` are a person's words."""
+    files = [f"{project_dir}/catalogue/any.yml", *([f"{project_dir}/{contract['catalogue']}"] if contract.get("catalogue") else [])]
+    return {
+        "service": contract["name"], "environment": contract["environment"], "catalogues": files,
+        "not_applicable": not_applicable_in(contract, files),
+        "reason": str(variables.get("run_reason") or ""), "approved_by": str(variables.get("run_approved_by") or ""),
+    }  # fmt: skip
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     problems = check(**module.params)
     phases = selected_phases(module.params["run_tags"], module.params["skip_tags"])
     changing = bool(phases) and not module.check_mode
-    result = {"changed": False, "phases": phases, "left_out": left_out(phases), "changing": changing, "problems": problems}
+    told = about(module.params["contract"], module.params["project_dir"], module.params["variables"])
+    result = {
+        "changed": False, "phases": phases, "left_out": left_out(phases), "changing": changing, "problems": problems,
+        "catalogues": told["catalogues"], "greenroom": told,
+    }  # fmt: skip
     if problems:
         module.fail_json(msg=report(problems, "The command line is refused"), greenroom_exit=EXIT_REFUSED, **result)
     module.exit_json(**result)

@@ -103,7 +103,9 @@ def change(releases: Releases, p: Mapping) -> dict:
             before = releases.read()
             state, changed = steps[p["state"]]()
     shown = [{key: one[key] for key in SHOWN} for one in (before, state)]
-    return {**view(releases, state, p), "changed": changed, "diff": {"before": shown[0], "after": shown[1]}}
+    result = {**view(releases, state, p), "changed": changed, "diff": {"before": shown[0], "after": shown[1]}}
+    begun = state["in_progress"] if p["state"] == "planned" else None
+    return {**result, "greenroom": {"release": f"{begun['number']}-{begun['version']}"}} if begun else result
 
 
 def carry_out(p: Mapping, *, dry: bool = False) -> dict:
@@ -125,12 +127,19 @@ def carry_out(p: Mapping, *, dry: bool = False) -> dict:
         links, problems = read_links(p["slots"], p["releases"])
         return {"changed": changed, "links": links, "link_problems": problems, "diff": {"before": before, "after": links}}
     if p["state"] == "leased":
-        return {**leased(releases, p), **view(releases, releases.read(), p)}
+        result = {**leased(releases, p), **view(releases, releases.read(), p)}
+        live = result["live"] if result["is_live"] else None
+        told = {"release": f"{live['number']}-{live['version']}", "no_op_of": live["run_id"]} if live else {}
+        return {**result, "greenroom": told}
     if p["state"] == "unleased":
         return unleased(releases, p)
     if p["state"] != "read":
         return change(releases, p)
     result = {"changed": False, **view(releases, releases.read(), p)}
+    earlier = {phase: run for phase, run in result["proven"].items() if phase not in (p["phases"] or [])}
+    result["greenroom"] = {"version": p["version"], "commit": p["commit"]} if p["version"] else {}
+    if p["phases"] and earlier and not result["is_live"]:  # what earlier runs proved and this one does not do again
+        result["greenroom"]["earlier"] = earlier
     if p["slots"]:
         result["links"], result["link_problems"] = read_links(p["slots"], p["releases"] or "/nonexistent")
     return result
