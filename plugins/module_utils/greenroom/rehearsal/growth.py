@@ -41,7 +41,6 @@ def grow(connection: object, catalog: Catalog, seeded: Seeded, tables: list[Tabl
                 connection.execute(statement(catalog, table, model, first, last))
         except psycopg.Error as error:
             failed[table.label] = str(error).strip().splitlines()[0]
-    connection.execute("ANALYZE")
     return failed
 
 

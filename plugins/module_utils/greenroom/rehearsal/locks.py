@@ -6,6 +6,7 @@ from .adapters import Outcome, Revision
 from .catalog import Catalog, Table
 
 READERS_TOO = "AccessExclusiveLock"
+NOISE, NOISE_PER_ROW = 200_000, 8  # bytes of WAL: entries of the catalog, hint bits, statistics
 
 
 def touched(catalog: Catalog, outcome: Outcome) -> list[Table]:
@@ -38,6 +39,11 @@ def timed(ground: object, name: str, revision: Revision, catalog: Catalog, count
     }  # fmt: skip
 
 
+def grows(run: dict) -> bool:
+    """Whether a run's work depends on how many rows there are: tables read in full, or WAL for every row."""
+    return bool(run["scanned"]) or run["wal_bytes"] > NOISE_PER_ROW * run["rows"] + NOISE
+
+
 def quicker(one: dict, other: dict) -> dict:
     """Of two runs at the same size, the shorter times."""
     best = {
@@ -55,16 +61,16 @@ def predicted(runs: list[dict], catalog: Catalog, rows: dict[str, int]) -> dict:
     small, large = runs
     step = max(1, large["rows"] - small["rows"])
     wal_per_row = max(0.0, (large["wal_bytes"] - small["wal_bytes"]) / step)
-    grows = set(large["scanned"]) or wal_per_row > 8  # a byte or two a row is noise of hint bits and statistics
+    growing = bool(large["scanned"]) or wal_per_row > NOISE_PER_ROW
     found = []
     for label, lock in large["locks"].items():
         before = small["locks"].get(label, {"seconds": 0.0})["seconds"]
         slope = (lock["seconds"] - before) / step if lock["seconds"] > before else lock["seconds"] / large["rows"]
         # A lock lasts until the transaction ends, so any table's rows may make it longer.
         live = max((rows[name] for name in {label, *large["scanned"]} if name in rows), default=None)
-        guess = None if live is None else lock["seconds"] + (slope * max(0, live - large["rows"]) if grows else 0.0)
+        guess = None if live is None else lock["seconds"] + (slope * max(0, live - large["rows"]) if growing else 0.0)
         found.append({
-            "table": label, "mode": lock["mode"], "seconds": lock["seconds"], "grows": bool(grows), "live_rows": live,
+            "table": label, "mode": lock["mode"], "seconds": lock["seconds"], "grows": growing, "live_rows": live,
             "predicted_s": None if guess is None else round(guess, 3),
         })  # fmt: skip
     sizes = [{key: run.get(key) for key in ("rows", "seconds", "wal_bytes", "down_seconds", "not_grown")} for run in runs]

@@ -138,7 +138,8 @@ class Filler:
             if variant == "nulls" and not column.not_null:
                 row[column.number] = None
                 continue
-            k = self.start + (0 if variant == "twin" and column.number not in self.unique else i)
+            # Columns differ from each other too: else two that were swapped would look the same.
+            k = self.start + 100 * column.number + (0 if variant == "twin" and column.number not in self.unique else i)
             pool = self.pools[column.number]
             kind = "full" if variant in ("nulls", "twin", "required") else variant
             if column.number in self.unique and kind == "empty":

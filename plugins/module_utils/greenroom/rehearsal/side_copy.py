@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 
-from .catalog import OWN_SCHEMA, Catalog, quoted, read
+from .catalog import OWN_SCHEMA, Catalog, Column, quoted, read
 from .errors import RehearsalError
 
 BATCH = 10_000  # rows an UPDATE
+FIRST_MADE = 16384  # object ids below it are PostgreSQL's own
 
 
 def schema_of(revision: str) -> str:
@@ -53,10 +54,16 @@ def make(connection: object, revision: str, wanted: list[dict], catalog: Catalog
             columns = [column.name for column in table.columns]  # without a key only whole rows can be put back
         names = list(dict.fromkeys([*table.key, *columns]))
         copy = quoted(schema, table.label)
-        connection.execute(f"CREATE TABLE {copy} AS SELECT {', '.join(map(quoted, names))} FROM {table.sql}")
+        connection.execute(f"CREATE TABLE {copy} AS SELECT {', '.join(copied(table.named(name)) for name in names)} FROM {table.sql}")
         rows = connection.execute(f"SELECT count(*) FROM {copy}").fetchone()[0]
         made.append({"table": table.label, "copy": f"{schema}.{table.label}", "columns": names, "key": table.key, "rows": rows})
     return made
+
+
+def copied(column: Column) -> str:
+    """A column of a copy. Of a type that somebody made its text is kept: a copy must not keep a migration from dropping the type."""
+    name = quoted(column.name)
+    return f"{name}::text AS {name}" if column.type >= FIRST_MADE else name
 
 
 def put_back(connection: object, revision: str, batch: int = BATCH) -> list[dict]:
@@ -93,16 +100,21 @@ def put_table_back(connection: object, table: object, schema: str, batch: int) -
     kept = [row[0] for row in connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", [copy])]
     columns = [name for name in kept if (column := table.named(name)) and not column.computed]
     values = [name for name in columns if name not in table.key]
-    listed = ", ".join(map(quoted, columns))
-    picked = ", ".join(f"c.{quoted(name)}" for name in columns)
+    types = dict(
+        connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped", [table.oid]
+        ).fetchall()
+    )
+    listed, mine = ", ".join(map(quoted, columns)), {name: f"c.{quoted(name)}::{types[name]}" for name in columns}
+    picked = ", ".join(mine.values())
     result = {"table": table.label, "inserted": 0, "updated": 0, "columns": columns}
     if not table.key:
         there = f"SELECT {listed} FROM {table.sql}"
         result["inserted"] = connection.execute(
-            f"INSERT INTO {table.sql} ({listed}) SELECT {listed} FROM (SELECT {listed} FROM {copy} EXCEPT ALL {there}) AS gone"
+            f"INSERT INTO {table.sql} ({listed}) SELECT * FROM (SELECT {picked} FROM {copy} AS c EXCEPT ALL {there}) AS gone"
         ).rowcount
         return result
-    same = " AND ".join(f"t.{quoted(name)} = c.{quoted(name)}" for name in table.key)
+    same = " AND ".join(f"t.{quoted(name)} = {mine[name]}" for name in table.key)
     whole = all(column.name in columns or column.computed or not column.not_null or column.default for column in table.columns)
     pages = connection.execute(f"SELECT pg_relation_size('{copy.replace(chr(39), chr(39) * 2)}') / 8192").fetchone()[0]
     rows = connection.execute(f"SELECT count(*) FROM {copy}").fetchone()[0]
@@ -115,7 +127,7 @@ def put_table_back(connection: object, table: object, schema: str, batch: int) -
                 f" WHERE NOT EXISTS (SELECT FROM {table.sql} AS t WHERE {same})"
             ).rowcount
         if values:
-            sets = ", ".join(f"{quoted(name)} = c.{quoted(name)}" for name in values)
+            sets = ", ".join(f"{quoted(name)} = {mine[name]}" for name in values)
             differ = " OR ".join(f"t.{quoted(name)}::text IS DISTINCT FROM c.{quoted(name)}::text" for name in values)
             result["updated"] += connection.execute(f"UPDATE {table.sql} AS t SET {sets} FROM {part} WHERE {same} AND ({differ})").rowcount
     return result

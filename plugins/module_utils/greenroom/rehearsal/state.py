@@ -166,6 +166,18 @@ def row_losses(before: State, after: State, skip: set[str] = frozenset()) -> lis
     return found
 
 
+def other_values(before: State, after: State) -> list[Loss]:
+    """Columns whose name belongs to another column now, and reads other values: nothing fails, and everything is wrong."""
+    found = []
+    for loss in row_losses(before, after):
+        old, new = before.rows[loss.table].table, after.rows.get(loss.table)
+        column = old.named(loss.column) if loss.column else None
+        there = new.table.named(loss.column) if new and column else None
+        if there and (old.oid, column.number) != (new.table.oid, there.number):
+            found.append(loss)
+    return found
+
+
 def row_gains(before: State, after: State) -> list[Loss]:
     """Rows that `after` has and `before` had not, in tables that both have."""
     found = []

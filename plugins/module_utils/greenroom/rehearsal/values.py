@@ -105,7 +105,7 @@ def value_of(catalog: Catalog, type_oid: int, modifier: int, variant: str, k: in
     if name == "numeric":
         return numeric_value(variant, k, modifier)
     if name in NUMBERS:
-        return "0" if variant == "empty" else str(NUMBERS[name].get(variant, NUMBERS[name]["full"]) + k)
+        return "0" if variant == "empty" else str(NUMBERS[name].get(variant, NUMBERS[name]["full"]) + (k % 700 if name == "int2" else k))
     if kind["category"] == "A" and kind["element"]:
         if variant == "empty":
             return "{}"

@@ -116,6 +116,8 @@ class Walk:
         with self.step(4):
             for text in statements.breaks(trials, at_parent, statements.tried(connection, trials))[:FEW]:
                 self.found(4, "OLD_APP_BREAKS", text)
+            for loss in states.other_values(before, upper)[:FEW]:
+                self.found(4, "OLD_APP_BREAKS", f"the name {loss.table}.{loss.column} means another column now: {loss.text()}", loss.table)
         with self.step(3):
             touched = locks.touched(before.catalog, outcome)
         self.destroyed(before, upper)
@@ -294,8 +296,8 @@ class Walk:
                 if runs[-1]["error"]:
                     self.found(3, "UPGRADE_FAILS", f"with {count} rows a table: {runs[-1]['error'][:1000]}")
                     return
-                if not runs[-1]["scanned"] and not runs[-1]["locks"]:
-                    runs = runs * 2  # nothing waits for it, whatever the size
+                if not locks.grows(runs[-1]) and not self.measured["rewrites"]:
+                    runs = runs * 2  # no row was read or written beyond a few: more of them make no difference
                     break
                 if self.clean:
                     down = self.ground.adapter.down(self.ground.url(name), self.revision.revision)
