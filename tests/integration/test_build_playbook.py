@@ -19,7 +19,8 @@ def play(tmp_path_factory):
     folder = tmp_path_factory.mktemp("play")
     inventory = folder / "hosts.yml"
     here = {"ansible_connection": "local", "ansible_become": False}
-    inventory.write_text(yaml.safe_dump({"all": {"vars": here, "children": {"app": {"hosts": {"app1": None, "app2": None}}}}}))
+    inventory.write_text(yaml.safe_dump({"all": {"vars": here, "children": {
+        "app": {"hosts": {"app1": None, "app2": None}}, "gateway": {"hosts": {"gateway1": None}}}}}))  # fmt: skip
 
     def run(book, **variables):
         if not isinstance(book, Path):
@@ -54,15 +55,17 @@ def built(play, tmp_path_factory):
     return said
 
 
-def take(play, artefact, **target):
-    """What the phases entry and release do with the archive that a contract names."""
-    step = {"ansible.builtin.include_role": {"name": "deployment", "tasks_from": "build_release"}}
-    told = {"ansible.builtin.debug": {"msg": "{{ deployment_built | to_json }}"}, "run_once": True}
+def take(play, artefact, step="build_release", **target):
+    """What the phases entry (resolve_release) and release (build_release) do with the archive that a contract names."""
+    step = {"ansible.builtin.include_role": {"name": "deployment", "tasks_from": step}}
+    told = {"ansible.builtin.debug": {"msg": "told {{ (deployment_built | default(deployment_release)) | to_json }}"}, "run_once": True}
     return play(
         [{"hosts": "all", "gather_facts": False, "any_errors_fatal": True, "tasks": [step, told]}],
         deployment_contract={**SERVICE, "artefact": artefact},
         deployment_target={**host_target("/usr/bin/python3"), **target},
         deployment_ledger={"known_versions": {}, "content": {"counter": 1}, "live": None},
+        deployment_phases=["prepare", "release"],
+        deployment_left_out=[],
     )
 
 
@@ -70,6 +73,14 @@ def test_what_one_machine_builds_another_deploys(play, built):
     status, output = take(play, built)
     assert status == 0, output[-3000:]
     assert built["sha256"] in output and '"size"' in output.replace('\\"', '"')
+
+
+def test_the_entry_learns_the_release_from_the_archive(play, built):
+    status, output = take(play, built, "resolve_release")
+    assert status == 0, output[-3000:]
+    said = " ".join(output.split()).replace('\\"', '"')
+    for words in ('"version": "0.1.0"', '"repository": null', '"ref": "v0.1.0"'):
+        assert words in said, said[-2000:]
 
 
 @pytest.mark.parametrize("how", ["cut", "altered", "for other hosts", "another version"])

@@ -239,7 +239,8 @@ class ScratchCluster:
         """A psycopg.Connection as superuser, autocommit; keywords go to psycopg.connect."""
         import psycopg
 
-        return psycopg.connect(**{**self.dsn(dbname), "autocommit": True, **keywords})
+        # Without an encoding, texts of a database in SQL_ASCII would come as bytes.
+        return psycopg.connect(**{**self.dsn(dbname), "autocommit": True, "client_encoding": "UTF8", **keywords})
 
     @property
     def running(self) -> bool:
@@ -294,7 +295,7 @@ def assert_scratch(connection) -> None:
         " current_setting('unix_socket_directories'), pg_read_file(%s, 0, 10000, true)",
         [MARKER],
     ).fetchone()
-    name, addresses, data_dir, sockets, marker = (text or "" for text in row)
+    name, addresses, data_dir, sockets, marker = (text.decode(errors="replace") if isinstance(text, bytes) else text or "" for text in row)
     problems = []
     if name != CLUSTER_NAME:
         problems.append(f"cluster_name is {name!r}")
