@@ -2,7 +2,7 @@
 
 pgBackRest 2.45 ends with 0 after a backup with a corrupt page (only the error flag of `info` shows it), after `verify` found errors, and
 after `info` could not reach a store. So: a backup counts when it stands in `info` without its error flag; `info`'s status of each
-repository is read. `backup` writes one repository only, so it is run for each; what expires is decided here (`retention.py`).
+repository is read. `backup` writes one repository only, so it is run for each; what expires is decided here (`expiry.py`).
 Codes of its errors: the user guide and `src/build/error/error.yaml` of pgBackRest.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from ..masking import redact
 from .errors import BackupError, BusyError, NoSpaceError, no_space
+from .pipeline import argv_of
 
 PROGRAM = "pgbackrest"
 FULL_MAXIMUM = 9999999  # "retain full backups indefinitely"; without a number it only warns and never removes WAL
@@ -118,6 +120,8 @@ class PgBackRest:
     def run(self, name: str, *options: str, arguments: Iterable[str] = (), ok: tuple[int, ...] = (0,), limit_s: float | None = None) -> Ran:
         """Run one command. Raises BackupError (BusyError, NoSpaceError) with cause and next command unless its status is in `ok`."""
         argv = [*self.command(name, *options), *arguments]
+        if shutil.which(PROGRAM) is None:
+            raise BackupError(f"{PROGRAM} is not installed. Install it: apt-get install pgbackrest")
         started = time.monotonic()
         identity: dict = {}
         if self.user:
@@ -126,11 +130,9 @@ class PgBackRest:
         env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, cwd="/", env=env,
+                argv_of(*argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, cwd="/", env=env,
                 timeout=limit_s or self.limit_s, **identity,
             )  # fmt: skip
-        except FileNotFoundError:
-            raise BackupError(f"{PROGRAM} is not installed. Install it: apt-get install pgbackrest") from None
         except subprocess.TimeoutExpired:
             raise BackupError(
                 f"pgbackrest {name} did not end within {limit_s or self.limit_s:g} s and was stopped. Is the store slow or gone?"
@@ -240,7 +242,7 @@ class PgBackRest:
         self.run("annotate", f"--repo={repo}", f"--set={label}", *notes)
 
     def expire(self, repo: int, label: str) -> None:
-        """Remove one backup, those that need it, and WAL that no backup needs any more. What may go: `retention.to_expire`.
+        """Remove one backup, those that need it, and WAL that no backup needs any more. What may go: `expiry.to_expire`.
 
         The number of remaining full backups is given as retention, exactly: pgBackRest then removes no other backup, but the WAL older
         than the oldest one.

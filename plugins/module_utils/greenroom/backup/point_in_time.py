@@ -83,9 +83,10 @@ class Target:
 def locked_point(dsn: Mapping, name: str, *, lock_timeout_ms: int = 500, tries: int = 10):
     """Make a restore point at which the database's content is known.
 
-    Yields {name, lsn, segment, snapshot, sequences, waited_ms, held_ms, tries}. dsn: libpq keywords of a superuser's connection to the database, on the primary. The snapshot lives as long as the block. All tables
-    are locked IN SHARE MODE together; if one is not to be had within lock_timeout_ms, all are let go and it is tried again, so that
-    writers never wait longer than that. Raises BackupError after `tries`, with who held the lock.
+    Yields {name, lsn, segment, snapshot, sequences, waited_ms, held_ms, tries, segment_size}. The snapshot lives as long as the block.
+    dsn: libpq keywords of a superuser's connection to the database, on the primary. All tables are locked IN SHARE MODE together; if one
+    is not to be had within lock_timeout_ms, all are let go and it is tried again, so that writers never wait longer than that.
+    Raises BackupError after `tries`, with who held the lock.
     """
     import psycopg
 
@@ -111,7 +112,10 @@ def locked_point(dsn: Mapping, name: str, *, lock_timeout_ms: int = 500, tries: 
                 keeper.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 snapshot = keeper.execute("SELECT pg_export_snapshot()").fetchone()[0]
                 sequences = schema.sequence_values(locker)
-                row = locker.execute("SELECT x::text, pg_walfile_name(x) FROM pg_create_restore_point(%s) x", [name]).fetchone()
+                row = locker.execute(
+                    "SELECT x::text, pg_walfile_name(x), (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size')"
+                    " FROM pg_create_restore_point(%s) x", [name],
+                ).fetchone()  # fmt: skip
                 locker.execute("COMMIT")
                 released = time.monotonic()
                 break
@@ -121,8 +125,9 @@ def locked_point(dsn: Mapping, name: str, *, lock_timeout_ms: int = 500, tries: 
                 time.sleep(0.1 * attempt)
         else:
             blockers = keeper.execute(
-                "SELECT DISTINCT a.pid, a.usename, a.application_name, left(a.query, 80) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
-                " WHERE l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock', 'ExclusiveLock')"
+                "SELECT DISTINCT a.pid, a.usename, a.application_name, left(a.query, 80) FROM pg_locks l"
+                " JOIN pg_stat_activity a USING (pid) WHERE l.mode IN"
+                " ('RowExclusiveLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock', 'ExclusiveLock')"
                 " AND l.locktype = 'relation' AND a.datname = current_database() AND a.pid <> pg_backend_pid() LIMIT 5"
             ).fetchall()
             prepared = keeper.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
@@ -133,13 +138,14 @@ def locked_point(dsn: Mapping, name: str, *, lock_timeout_ms: int = 500, tries: 
                 + ". Let those end, then try again"
             )
         yield {
-            "name": name, "lsn": row[0], "segment": row[1], "snapshot": snapshot, "sequences": sequences, "tries": attempt,
-            "waited_ms": round((held - started) * 1000, 2), "held_ms": round((released - held) * 1000, 2),
+            "name": name, "lsn": row[0], "segment": row[1], "segment_size": row[2], "snapshot": snapshot, "sequences": sequences,
+            "tries": attempt, "waited_ms": round((held - started) * 1000, 2), "held_ms": round((released - held) * 1000, 2),
         }  # fmt: skip
 
 
 def known_point(dsn: Mapping, name: str, *, bin_dir: str, workers: int = 2, **limits: int) -> dict:
-    """A locked restore point with the fingerprint of its content: {name, lsn, segment, waited_ms, held_ms, tries, fingerprint}.
+    """A locked restore point with the fingerprint of its content: {name, lsn, segment, segment_size, waited_ms, held_ms, tries,
+    fingerprint}.
 
     Its sequences have the value before the point and the one after the fingerprint: they do not keep to snapshots.
     """
@@ -241,8 +247,21 @@ def control_data(data_dir: Path, bin_dir: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in done.stdout.splitlines())}
 
 
+def control_needs(data_dir: Path, bin_dir: str) -> dict[str, str]:
+    """Settings of a server that replays a cluster's WAL: at least what the one that wrote it had; prepared transactions come back too."""
+    control = control_data(data_dir, bin_dir)
+    return {setting: control[key] for key, setting in CONTROL.items() if key in control}
+
+
 def recover(
-    folder: Path, target: Target, *, bin_dir: str, user: str | None = "postgres", limit_s: float = 3600, settings: dict | None = None
+    folder: Path,
+    target: Target,
+    *,
+    bin_dir: str,
+    user: str | None = "postgres",
+    superuser: str = "postgres",
+    limit_s: float = 3600,
+    settings: dict | None = None,
 ) -> tuple[ScratchCluster, dict]:
     """Start the cluster in `folder/data` and replay WAL up to the target.
 
@@ -250,13 +269,11 @@ def recover(
     Raises BackupError if the target was not met; the cluster is stopped then and its folder left to look at.
     """
     folder = Path(folder).resolve()
-    control = control_data(folder / "data", bin_dir)
-    # A recovering server must allow at least as much as the one that wrote the WAL did; prepared transactions come back too.
-    needs = {setting: control[key] for key, setting in CONTROL.items() if key in control}
+    needs = control_needs(folder / "data", bin_dir)
     cluster = ScratchCluster(folder, bin_dir=bin_dir, user=user, settings={"log_min_messages": "log", **needs, **(settings or {})})
     started = time.monotonic()
     try:
-        cluster.adopt(folder / "data")
+        cluster.adopt(folder / "data", superuser)
         cluster.start(limit_s)
         with cluster.connect() as connection:
             while connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]:

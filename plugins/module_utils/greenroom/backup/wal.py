@@ -110,7 +110,8 @@ def timeline_switches(pgbackrest: PgBackRest, repo: int, archive_id: str, timeli
     """{timeline: LSN where it was left} of the ancestors of `timeline`, from its history file in the repository ({} for timeline 1)."""
     if timeline == 1:
         return {}
-    text = read_archived(pgbackrest, repo, f"{timeline:08X}.history").decode(errors="replace")
+    path = f"archive/{pgbackrest.stanza}/{archive_id}/{timeline:08X}.history"
+    text = pgbackrest.run("repo-get", f"--repo={repo}", arguments=[path], limit_s=300).stdout
     return {int(match[1]): lsn(match[2]) for line in text.splitlines() if (match := HISTORY.match(line))}
 
 
@@ -130,6 +131,17 @@ def read_archived(pgbackrest: PgBackRest, repo: int, name: str) -> bytes:
         if ran.rc == 1 or not file.exists():
             raise BackupError(f"{name} is not in the archive of repository {repo}: archive_command failed, or lies. See PostgreSQL's log")
         return file.read_bytes()
+
+
+def missing_between(pgbackrest: PgBackRest, repo: int, backup: dict, last: str, size: int) -> tuple[list[str], list[str], set[str]]:
+    """(segments needed from a backup's start to segment `last`, those of them that are missing, what the archive holds)."""
+    held = pgbackrest.archived(repo, backup["archive_id"])
+    switches = timeline_switches(pgbackrest, repo, backup["archive_id"], parse(last, size)[0])
+    try:
+        wanted = expected(backup["wal_start"], last, size, switches)
+    except ValueError as error:
+        raise BackupError(f"repository {repo}: backup {backup['label']} does not lead to {last}: {error}. Take a full backup") from error
+    return wanted, [name for name in wanted if name not in held], held
 
 
 def continuity(pgbackrest: PgBackRest, repo: int, backup: dict, state: dict, *, margin_s: float = 60.0) -> tuple[dict, list[str]]:
