@@ -119,7 +119,7 @@ def of_archive(config: Mapping) -> list[dict]:
     detail = {key: state[key] for key in ("archived", "failed", "waiting", "wal_bytes")}
     off = "the cluster has no page checksums: a damaged page goes into every backup unseen. Stop the server and run pg_checksums --enable"
     return [
-        record("backup.wal.archive", FAIL if why else PASS, "the last try succeeded", state["last_archived_wal"], reason=why, detail=detail),
+        record("backup.wal.archive", FAIL if why else PASS, "last try good", state["last_archived_wal"], reason=why, detail=detail),
         record(
             "backup.page_checksums", PASS if state["checksums"] == "on" else FAIL, "on", state["checksums"],
             reason=None if state["checksums"] == "on" else off,
