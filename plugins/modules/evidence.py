@@ -70,6 +70,12 @@ options:
   id:
     description: With O(state=gate) the id that stands for this gate itself, such as C(prep.gate); with O(state=times) the id of the result.
     type: str
+  partial:
+    description:
+      - With O(state=gate), why not everything can be measured in this run, such as hosts that a limit leaves out; empty if everything can.
+      - What nobody measured is then no blocker, and the verdict V(incomplete).
+    type: str
+    default: ""
   budget:
     description: With O(state=times), phase to the most seconds it may take. A phase that did not run in this run is left out.
     type: dict
@@ -88,7 +94,7 @@ attributes:
   check_mode:
     description: >-
       The module changes nothing, so it does the same in check mode, with one exception. What check mode could not measure is no blocker
-      there, and the verdict is then V(incomplete) instead of V(pass).
+      there, and the verdict is then V(incomplete) instead of V(pass), as with O(partial).
     support: full
 notes:
   - O(state=gate) and O(state=times) need PyYAML and the run's folder, so they run on the control node, with C(ansible_playbook_python).
@@ -239,16 +245,18 @@ def state_gate(module: AnsibleModule) -> dict:
         module.fail_json(msg=f"id: no catalogue knows {own}", evidence=[])
     evidence, problems = gate.read_evidence(Path(params["run_dir"]) / "evidence.jsonl", params["lines"])
     started = rec.utc_now()
+    partial = "check mode changes nothing, so it cannot be measured" if module.check_mode else params["partial"]
     try:
         judged = gate.evaluate(
             catalogue, evidence, params["phases"], problems=problems, not_applicable=params["not_applicable"], earlier=params["earlier"],
             hosts=params["hosts"], without=[own] if own else [],
-            excused=dict.fromkeys(params["phases"], "check mode changes nothing, so it cannot be measured") if module.check_mode else None,
+            excused=dict.fromkeys(params["phases"], partial) if partial else None,
         )  # fmt: skip
     except ValueError as error:
         module.fail_json(msg=f"phases: {error}", evidence=[])
     facts = {"gated": params["phases"]}
     facts |= {key: params[key] for key in ("not_applicable", "earlier", "hosts") if params[key]}
+    facts |= {"partial": params["partial"]} if params["partial"] else {}
     blockers = judged["blockers"]
     # Ansible prints the whole result of a failed task, so it holds no more than the message needs beside it.
     result = {
@@ -309,6 +317,7 @@ def main():
             "earlier": {"type": "dict", "default": {}},
             "hosts": {"type": "dict", "default": {}},
             "id": {"type": "str"},
+            "partial": {"type": "str", "default": ""},
             "budget": {"type": "dict"},
             "facts": {"type": "dict"},
             "run_dir": {"type": "path", "fallback": (env_fallback, ["GREENROOM_RUN_DIR"])},

@@ -106,6 +106,11 @@ options:
       - With O(state=read), the phases of this run, so that the report knows which ones earlier runs have proven.
     type: list
     elements: str
+  rotated:
+    description: Files of credentials on the app hosts that differ from the vault's. While there are any, nothing counts as live already.
+    type: list
+    elements: path
+    default: []
   durations:
     description: Seconds by step, for the ledger.
     type: dict
@@ -234,7 +239,9 @@ first_deploy:
   type: bool
   returned: on the gateway
 is_live:
-  description: Whether O(version), O(commit), O(lock_sha256) and O(config_digest) are what is live and confirmed. A deploy is then a no-op.
+  description:
+    - Whether O(version), O(commit), O(lock_sha256) and O(config_digest) are what is live and confirmed, with nothing O(rotated).
+    - A deploy is then a no-op.
   type: bool
   returned: on the gateway
 proven:
@@ -343,6 +350,7 @@ def main() -> None:
             "approved_by": {"type": "str"},
             "bad": {"type": "bool", "default": False},
             "phases": {"type": "list", "elements": "str"},
+            "rotated": {"type": "list", "elements": "path", "default": []},
             "durations": {"type": "dict", "default": {}},
             "content": {"type": "raw"},
             "releases": {"type": "path"},

@@ -150,10 +150,10 @@ def main() -> None:
     problems = check(**module.params)
     phases = selected_phases(module.params["run_tags"], module.params["skip_tags"])
     changing = bool(phases) and not module.check_mode
-    told = about(module.params["contract"], module.params["project_dir"], module.params["variables"])
+    told = about(module.params["contract"], module.params["project_dir"], module.params["variables"]) if module.params["contract"] else {}
     result = {
         "changed": False, "phases": phases, "left_out": left_out(phases), "changing": changing, "problems": problems,
-        "catalogues": told["catalogues"], "greenroom": told,
+        "catalogues": told.get("catalogues", []), "greenroom": told,
     }  # fmt: skip
     if problems:
         module.fail_json(msg=report(problems, "The command line is refused"), greenroom_exit=EXIT_REFUSED, **result)

@@ -16,7 +16,7 @@ BASE = {
     "dependencies": {"database": {"name": "example_staging", "owner": "example_owner", "user": "example_app"}},
     "health": {},
     "gateway": {"server_names": ["example.staging.internal"]},
-    "backup": {"store": {"endpoint": "https://10.9.0.5:9000", "bucket": "greenroom-backups"}},
+    "backup": {"store": {"endpoint": "https://backup.example.internal:9000", "bucket": "greenroom-backups"}},
 }
 GROUPS = {"gateway": ["g1"], "app": ["a1"], "database": ["d1"], "restore": ["m1"]}
 ADDRESSES = {"g1": "10.9.0.1", "a1": "10.9.0.2", "d1": "10.9.0.4", "m1": "10.9.0.5"}
@@ -57,7 +57,7 @@ BAD = [
     ({"store": {}}, "service.backup.store.endpoint", "is missing"),
     ({"store": {**STORE, "endpoint": "http://10.9.0.5:9000"}}, "service.backup.store.endpoint", "malformed"),
     ({"store": {**STORE, "endpoint": "https://key:secret@10.9.0.5"}}, "service.backup.store.endpoint", "malformed"),
-    ({"store": {**STORE, "endpoint": "https://10.9.0.4:9000"}}, "service.backup.store.endpoint", "is the database host d1"),
+    ({"store": {**STORE, "endpoint": "https://10.9.0.5:9000"}}, "service.backup.store.endpoint", "is an address"),
     ({"store": {**STORE, "endpoint": "https://D1"}}, "service.backup.store.endpoint", "is the database host d1"),
     ({"store": {**STORE, "endpoint": "https://localhost"}}, "service.backup.store.endpoint", "the database host itself"),
     ({"store": {**STORE, "bucket": "Bucket_1"}}, "service.backup.store.bucket", "malformed"),

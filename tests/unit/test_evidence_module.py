@@ -43,6 +43,7 @@ def test_documentation_names_every_argument():
         "hosts",
         "id",
         "budget",
+        "partial",
         "facts",
         "run_dir",
         "lines",
@@ -150,6 +151,16 @@ def test_gate_in_check_mode_blocks_only_on_failures(call, run_dir):
     bad = {"id": "verify.health.http", "status": "error", "reason": "broke"}
     (run_dir / "evidence.jsonl").write_text(json.dumps(bad) + "\n")
     assert gate(call, run_dir, check=True)["failed"]
+
+
+def test_gate_over_a_part_of_the_fleet_blocks_only_on_failures(call, run_dir):
+    lines = (run_dir / "evidence.jsonl").read_text().splitlines()
+    (run_dir / "evidence.jsonl").write_text(lines[0] + "\n")
+    done = gate(call, run_dir, partial="left out by --limit: app2")
+    assert "failed" not in done and done["verdict"] == "incomplete" and done["greenroom"]["partial"] == "left out by --limit: app2"
+    bad = {"id": "verify.health.http", "status": "fail", "reason": "503"}
+    (run_dir / "evidence.jsonl").write_text(json.dumps(bad) + "\n")
+    assert gate(call, run_dir, partial="left out by --limit: app2")["failed"]
 
 
 def test_gate_takes_folder_and_lines_from_the_environment(call, run_dir, monkeypatch):

@@ -172,6 +172,16 @@ def test_a_partial_run_says_for_what_it_holds():
     assert {phase["name"]: phase["verdict"] for phase in made["phases"]}["release"] == "not_run"
 
 
+def test_a_run_for_a_part_of_the_fleet_proves_no_phase():
+    run = run_of(selected=["entry", "prepare", "close"], phases=[run_of()["phases"][number] for number in (0, 1, 6)])
+    run["facts"]["partial"] = "left out by --limit: data"
+    some = passes(("prepare",), without=("prep.db.version",))
+    made = build(run, some)
+    assert (made["verdict"], made["exit_status"]) == ("partial", 0) and "left out by --limit: data" in made["sentence"]
+    assert {phase["name"]: phase["verdict"] for phase in made["phases"]}["prepare"] == "incomplete"
+    assert build(run, [*some, record("prep.db.version", "fail", 13, 11, reason="too old")])["verdict"] == "fail"
+
+
 def test_check_mode_never_passes():
     made = build(run_of(check=True), [])
     assert (made["verdict"], made["exit_status"]) == ("checked", 0) and "proves nothing" in made["sentence"]

@@ -25,7 +25,7 @@ def view(releases: Releases, state: dict, p: Mapping) -> dict:
         "known_versions": state["versions"],
         "protected": protected(state),
         "first_deploy": state["counter"] == 0,
-        "is_live": matches_live(state, *(p[key] for key in IDENTITY)),
+        "is_live": matches_live(state, *(p[key] for key in IDENTITY)) and not p["rotated"],
         "proven": releases.proven({key: p[key] for key in IDENTITY}) if all(p[key] for key in IDENTITY) else {},
     }
 

@@ -69,6 +69,8 @@ def judge(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
                 excused[phase] = f"the run stopped in phase {last}, before it" if last else "the run stopped before it"
             elif phase == last and phase not in gated:
                 excused[phase] = "the run stopped in this phase before it was measured"
+    elif facts.get("partial"):
+        excused = dict.fromkeys(run.get("selected") or [], facts["partial"])
     known = {entry.gate_phase for entry in catalogue}
     phases = [phase for phase in run.get("selected") or [] if phase in known]
     judged = gate.evaluate(
@@ -84,8 +86,8 @@ def judge(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
 def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: Catalogue, previous: Mapping | None = None) -> dict:
     """The report as data (report.json).
 
-    `run` is the content of run.json, `previous` the report.json of the run to compare with. Exit status 0 and verdict pass always go
-    together: tasks that all succeeded while the evidence is red make exit status 2.
+    `run` is the content of run.json, `previous` the report.json of the run to compare with. Tasks that all succeeded while the evidence
+    is red make exit status 2; exit status 0 means verdict pass, or says in its verdict what it is no proof of (checked, partial).
     """
     facts = run.get("facts") or {}
     judged = judge(run, evidence, problems, catalogue)
@@ -100,6 +102,8 @@ def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
     verdict = VERDICTS.get(exit_status, "fail")
     if verdict == "pass" and run.get("check"):
         verdict = "checked"
+    elif verdict == "pass" and judged["verdict"] == "incomplete" and facts.get("partial"):
+        verdict = "partial"
     elif verdict == "pass" and judged["verdict"] != rec.PASS:
         verdict, exit_status = "fail", EXIT_FAILED
     report = {
@@ -173,6 +177,8 @@ def sentence(report: Mapping) -> str:
         )
     if report["verdict"] == "checked":
         return f"{what}: checked without changing anything. This proves nothing about the release."
+    if report["verdict"] == "partial":
+        return f"{what}: done for a part of the fleet ({facts['partial']}). What was measured passed; this proves no phase."
     if report["verdict"] == "busy":
         return f"{what}: somebody else holds the lease. Nothing was touched."
     if report["verdict"] == "refused":

@@ -78,6 +78,21 @@ def test_two_deploys_and_what_is_returned(gateway, control):
     assert gateway(state="read", **CONTENT)[1]["is_live"] is False
 
 
+def test_the_report_learns_which_release_a_run_is_about_and_that_rotated_credentials_are_no_no_op(gateway, control):
+    deploy(gateway, control, "run-1", "blue", **CONTENT)
+    again = {"state": "leased", "run_id": "run-2", "owner": "anna@control", "control": control, **CONTENT}
+    assert gateway(**again)[1]["greenroom"] == {"release": "1-1.0.0", "no_op_of": "run-1"}
+    rotated = gateway(**again, rotated=["/etc/svc/credentials.env"])[1]
+    assert rotated["is_live"] is False and rotated["greenroom"] == {}
+    planned = gateway(state="planned", run_id="run-2", fencing=rotated["fencing"], **CONTENT)[1]
+    assert planned["in_progress"]["number"] == 2 and planned["greenroom"] == {"release": "2-1.0.0"}
+    read = gateway(state="read", phases=["verify"], **{**CONTENT, "version": "1.1.0"})[1]
+    assert read["greenroom"] == {"version": "1.1.0", "commit": "a" * 40}
+    gateway(state="proven", run_id="run-2", fencing=rotated["fencing"], phases=["prepare"], **{**CONTENT, "version": "1.1.0"})
+    read = gateway(state="read", phases=["verify"], **{**CONTENT, "version": "1.1.0"})[1]
+    assert read["greenroom"]["earlier"] == {"prepare": "run-2"}
+
+
 def test_a_second_lease_fails_with_75_and_the_dead_one_is_taken_over(gateway):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     mine = run("release", state="control", service="svc")[1]["control"]
