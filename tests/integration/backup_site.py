@@ -163,6 +163,10 @@ class Site:
         self.run("age-keygen", "-o", str(self.folder / name))
         return self.folder / name
 
+    def key_once(self, name: str) -> Path:
+        """An identity of age that stays the same while the site lives."""
+        return self.folder / name if (self.folder / name).exists() else self.key(name)
+
     def credentials(self, name: str, secret: str) -> Path:
         (self.folder / name).write_text(json.dumps({"key_id": ACCESS, "secret": secret}))
         return self.folder / name

@@ -76,6 +76,15 @@ def take(
     """
     import psycopg
 
+    try:
+        return _take(dsn, snapshot, workers, bin_dir, like, None if tables is None else set(tables))
+    except psycopg.Error as error:
+        raise BackupError(f"database {dsn.get('dbname')}: {str(error).strip()}") from error
+
+
+def _take(dsn: Mapping, snapshot: str | None, workers: int, bin_dir: str, like: Mapping | None, tables: set | None) -> dict:
+    import psycopg
+
     with psycopg.connect(**{**dsn, "autocommit": True}) as leader:
         leader.execute(schema.pin_statement())
         leader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -84,7 +93,7 @@ def take(
         else:
             snapshot = leader.execute("SELECT pg_export_snapshot()").fetchone()[0]
         result = _identity(leader)
-        found, pieces = _plan(leader, like, None if tables is None else set(tables))
+        found, pieces = _plan(leader, like, tables)
         reader = _Readers(dsn, snapshot, bin_dir)
         # Longest first: the last piece to end is a short one.
         for piece, (rows, size, digest) in reader.run(sorted(pieces, key=lambda one: -one.size), workers):

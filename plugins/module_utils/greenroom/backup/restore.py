@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import schema
 from .errors import BackupError, NoSpaceError, ScratchError
 from .pipeline import libpq, run
 from .scratch_cluster import ScratchCluster, assert_scratch
@@ -120,3 +121,25 @@ def _silent(program: str, stderr: bytes) -> None:
     text = stderr.decode(errors="replace").strip()
     if text:
         raise BackupError(f"{program} ended with 0 but said: {text[-1500:]}. A restore with warnings counts as failed")
+
+
+def reloaded_schema(cluster: ScratchCluster, dbname: str, dumped: str) -> str:
+    """The normalised schema of a database that is made from the schema dump `dumped`, with the owner that `dbname` has.
+
+    PostgreSQL writes some expressions differently once they were loaded again (`x IN (…)` on a varchar): comparing what both become tells
+    that from a real difference.
+    """
+    name = "greenroom_reload"
+    with cluster.connect() as connection:
+        assert_scratch(connection)
+        query = "SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_database WHERE datname = %s"
+        owner = connection.execute(query, [dbname]).fetchone()[0]
+        connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 OWNER {owner}")
+    conninfo, env = libpq(cluster.dsn(name))
+    arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-f", "-"]
+    run(f"{cluster.bin_dir}/psql", *arguments, env=env, input=dumped.encode())
+    found = schema.schema_text(cluster.dsn(name), cluster.bin_dir)
+    with cluster.connect() as connection:
+        connection.execute(f"DROP DATABASE {name}")
+    return found
