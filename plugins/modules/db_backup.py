@@ -53,7 +53,7 @@ created:
   returned: for state ready
   type: list
   elements: str
-results:
+made:
   description: The newest result of each job, with the places, sizes in bytes and times in seconds since 1970.
   returned: for state made, not in check mode, also on failure
   type: dict
@@ -81,7 +81,7 @@ def ready(module: AnsibleModule, config: dict) -> None:
         repositories.create_stanza()
         repositories.check()
         if left := repositories.missing():
-            raise BackupError("; ".join(f"the repository {place} still says: {why}" for place, why in left.items()))
+            raise BackupError(f"pgbackrest stanza-create ended with 0, but {', '.join(left)} lacks its stanza. Look at /var/log/pgbackrest")
     module.exit_json(changed=bool(missing), created=sorted(missing))
 
 
@@ -96,7 +96,7 @@ def made(module: AnsibleModule, config: dict) -> None:
         code, _out, err = module.run_command(["systemctl", "start", unit])
         results[job] = read_result(config, job)
         evidence += job_evidence.of_result(config, job, results[job], since=before, ended=f"{unit}: {err.strip()}" if code else "")
-    finish(module, evidence, results=results, changed=True)
+    finish(module, evidence, made=results, changed=True)
 
 
 def measured(module: AnsibleModule, config: dict) -> None:

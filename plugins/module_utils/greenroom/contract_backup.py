@@ -67,6 +67,9 @@ def places(context: Context) -> Iterator[Problem]:
     if not backup:
         return
     host = urlsplit(backup["store"]["endpoint"]).hostname or ""
+    if re.fullmatch(r"[0-9.]+", host):
+        text = "is an address: pgBackRest compares the names of a certificate, never its addresses"
+        yield Problem("service.backup.store.endpoint", text, "Write the name that stands in the store's certificate")
     for name in (context.groups or {}).get("database") or ():
         if host in (name.lower(), str((context.addresses or {}).get(name, name)).lower()):
             yield Problem(

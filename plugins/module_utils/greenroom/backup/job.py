@@ -92,24 +92,21 @@ def _names(config: Mapping, job: str) -> list[str]:
 
 def _physical(config: Mapping, job: str, result: dict) -> None:
     """A physical backup into each repository, one after the other; what is old goes only from a repository that has a new full one."""
-    repositories, keep = Repositories(config), config["retention"]
+    repositories, keep = Repositories(config, config["time_limit_s"]), config["retention"]
     with locked(Path(config["work_dir"]) / "physical.lock", config["time_limit_s"]):
         for place in repositories.places:
             try:
-                made = repositories.backup(place, job, config["time_limit_s"])
-                told = {
-                    "ok": True,
-                    "reason": None,
-                    "bytes": made["stored"],
-                    "id": made["label"],
-                    "size": made["size"],
-                    "type": made["type"],
-                }
-                result["places"][place] = told
-                if made["type"] == "full":
-                    told["kept"] = repositories.expire(place, keep["full"], keep["days"])
+                made = repositories.backup(place, job)
             except (BackupError, KeyError, ValueError) as error:
-                result["places"][place] = {**result["places"].get(place, {"bytes": None}), "ok": False, "reason": str(error)}
+                result["places"][place] = {"ok": False, "reason": str(error), "bytes": None}
+                continue
+            told = {"ok": True, "reason": None, "bytes": made["repo_size"]} | {key: made[key] for key in ("label", "type", "size")}
+            result["places"][place] = {**told, "id": made["label"]}
+            if made["type"] == "full":
+                try:
+                    result["places"][place]["retention"] = repositories.expire(place, keep["full"], keep["days"])
+                except (BackupError, KeyError, ValueError) as error:  # the backup is good all the same
+                    result["places"][place]["retention"] = {"error": str(error)}
 
 
 def _logical(config: Mapping, result: dict) -> None:
@@ -140,9 +137,8 @@ def _archive(config: Mapping, result: dict) -> None:
     repositories = Repositories(config)
     for place in repositories.places:
         try:
-            state = repositories.info(place)
-            sound = state["code"] in (0, 2)
-            reason = None if sound else f"the repository {place} says: {state['message']}. Run the role db_backup"
+            repositories.look(place)
+            sound, reason = True, None
         except BackupError as error:
             sound, reason = False, str(error)
         result["places"][place] = {"ok": sound, "reason": reason, "bytes": None}
@@ -169,6 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"backup {given.job}: {error}", file=sys.stderr)
         return 2
     faults = [f"{place}: {told['reason']}" for place, told in result["places"].items() if not told["ok"]]
+    for place, told in result["places"].items():
+        if why := told.get("retention", {}).get("error"):
+            faults.append(f"{place}: what is old stays: {why}")
     if failing := result["figures"].get("failing"):
         faults.append(f"WAL archive: {failing}")
     for fault in faults:

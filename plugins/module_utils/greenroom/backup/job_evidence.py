@@ -40,11 +40,10 @@ def of_result(config: Mapping, job: str, result: Mapping, since: float | None = 
     places, made = result["places"], []
     faults = "; ".join(f"{place}: {told['reason']}" for place, told in places.items() if not told["ok"])
     good = [place for place, told in places.items() if told["ok"]]
-    if ended and not faults:
-        faults = ended
+    faults = faults or ended or ("" if places else "no place was tried")
     made.append(
         record(
-            "protect.backup.run", FAIL if faults or not places else PASS, "a good backup in every place", ", ".join(good) or "none",
+            "protect.backup.run", FAIL if faults else PASS, "a good backup in every place", ", ".join(good) or "none",
             reason=faults or None, detail={**run, "samples": len(places)},
         )
     )  # fmt: skip
@@ -76,13 +75,12 @@ def _physical(repositories: Repositories, config: Mapping, job: str, place: str,
     found: dict = {}
     with measured("protect.backup.file", expected=f"{told.get('id')}, without an error", into=made) as check:
         check.detail = {"target": target}
-        state = repositories.info(place)
-        found = next((one for one in state["backups"] if one["label"] == told.get("id")), {})
+        found = next((one for one in repositories.look(place) if one["label"] == told.get("id")), {})
         why = "the repository does not list it" if not found else f"its error flag is {found['error']!r}: a damaged page"
         check.judge(bool(found) and found["error"] is False, found.get("label", "not there"), why)
     with measured("protect.backup.size", expected=f"at least {PLAUSIBLE:.0%} of the server's files", unit="bytes", into=made) as check:
         files = _size_of_files(config)
-        check.detail = {"target": target, "files": files, "stored": found.get("stored")}
+        check.detail = {"target": target, "files": files, "stored": found.get("repo_size")}
         size = found.get("size", 0)
         check.judge(size >= files * PLAUSIBLE and size > 0, size, f"the server's databases take up {files} bytes")
     return made
