@@ -64,7 +64,8 @@ def needed_secrets(contract: dict) -> list[str]:
         names.append("vault_redis_password")
     if "backup" in contract:
         names += [
-            "vault_db_backup_store_key_id", "vault_db_backup_store_secret", "vault_db_backup_restore_key_id", "vault_db_backup_restore_secret",
+            "vault_db_backup_store_key_id", "vault_db_backup_store_secret",
+            "vault_db_backup_restore_key_id", "vault_db_backup_restore_secret",
             "vault_db_backup_cipher_passphrase", "vault_db_backup_identity",
         ]  # fmt: skip
     return names
