@@ -1,4 +1,4 @@
-"""The interface to a migration tool, and its implementations: alembic, any tool with commands, and plain SQL for the rehearsal's own control.
+"""The interface to a migration tool, and its implementations: alembic, and any tool with commands.
 
 An adapter has
     name, version_tables (names of the tool's own tables, which no application owns)
@@ -13,6 +13,7 @@ An adapter has
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -197,16 +198,15 @@ class AlembicAdapter:
         if not answer["error"]:
             return ""
         text = answer["error"]["message"]
-        return None if "MetaData" in text and "target_metadata" in text or "does not provide" in text else text
+        no_models = "does not provide" in text or ("MetaData" in text and "target_metadata" in text)
+        return None if no_models else text
 
     def close(self) -> None:
         """End the worker and what it left."""
         process, self._process = self._process, None
         if process:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.stdin.close()
             process.stdout.close()
             process.wait(10)
@@ -220,9 +220,9 @@ def said(answer: dict) -> str:
 class CommandAdapter:
     """Any tool with commands, for a history that is one line.
 
-    commands   {list, current, up, down, sql}: argument lists. `list` prints every revision, oldest first, one a line (what follows the
-               first word is its message); `current` prints the newest applied one, or nothing. {revision} and {parent} are replaced, and the
-               URL is in the environment as `url_key`. sql is optional. A status other than 0 is a failure.
+    commands   {list, current, up, down, sql}: argument lists. `list` prints every revision, oldest first, one a line (what follows
+               the first word is its message); `current` prints the newest applied one, or nothing. {revision} and {parent} are
+               replaced, and the URL is in the environment as `url_key`. sql is optional. A status other than 0 is a failure.
     """
 
     name = "command"

@@ -10,7 +10,8 @@ OWN_SCHEMA = "_rb_"  # side copies live in schemas of this prefix; nobody else's
 TABLES = """
     SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, c.relfilenode::bigint AS filenode,
            c.relispartition AS partition,
-           EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AS of_extension,
+           EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AS of_extension,
            (SELECT json_agg(json_build_object('number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'modifier', a.atttypmod,
                     'not_null', a.attnotnull, 'generated', a.attgenerated::text, 'identity', a.attidentity::text,
                     'default', pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attnum)
@@ -18,14 +19,16 @@ TABLES = """
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
            (SELECT json_agg(json_build_object('name', k.conname, 'kind', k.contype::text, 'columns', k.conkey, 'definition',
                     pg_get_constraintdef(k.oid), 'other', nullif(k.confrelid, 0)::bigint, 'other_columns', k.confkey) ORDER BY k.conname)
-              FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x') AND k.conparentid = 0) AS constraints,
+              FROM pg_constraint k
+             WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x') AND k.conparentid = 0) AS constraints,
            (SELECT json_agg(json_build_object('unique', i.indisunique, 'columns', i.indkey::int2[]))
               FROM pg_index i WHERE i.indrelid = c.oid) AS indexes,
            (SELECT json_agg(pg_get_expr(p.relpartbound, p.oid)) FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhrelid
              WHERE h.inhparent = c.oid AND p.relispartition) AS bounds,
            (SELECT partattrs::int2[] FROM pg_partitioned_table WHERE partrelid = c.oid) AS partition_key
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE '\\_rb\\_%'
+     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+       AND n.nspname NOT LIKE '\\_rb\\_%'
      ORDER BY n.nspname, c.relname
 """
 TYPES = """

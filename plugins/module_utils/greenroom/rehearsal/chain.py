@@ -19,7 +19,9 @@ def checks(ground: Ground, history: list[Revision], released: dict[str, str], fu
     names = {one.revision for one in history}
     gone = [f"{release} ({head})" for release, head in released.items() if head not in names]
     if released:
-        text = f"gone: {', '.join(gone)}: their databases could not be migrated" if gone else f"{len(released)} releases' revisions are there"
+        text = (
+            f"gone: {', '.join(gone)}: their databases could not be migrated" if gone else f"{len(released)} releases' revisions are there"
+        )
         found.append(check("released_heads", not gone, text))
     if not full or len(heads) != 1:
         return found
@@ -41,7 +43,9 @@ def up_down_up(ground: Ground, name: str, history: list[Revision], head: str) ->
             return [check("base_to_head", False, outcome.error[:1000])]
         top = ground.state(name, connection)
         differ = ground.adapter.check(url)
-        models = check("models", None if differ is None else not differ, "the project states no models" if differ is None else differ[:1000] or "equal")
+        models = check(
+            "models", None if differ is None else not differ, "the project states no models" if differ is None else differ[:1000] or "equal"
+        )
         for one in reversed(history):
             outcome = ground.adapter.down(url, one.revision)
             if outcome.error:

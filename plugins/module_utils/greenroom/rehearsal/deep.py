@@ -8,35 +8,35 @@ import threading
 import time
 
 from . import catalog as catalogs
-from . import seed, statements
+from . import seed
 from . import state as states
 
 MOST_KILLS = 4
 WAIT_S = 0.2
 LOAD_CLIENTS = 2
-INVALID = (
+INDEXES = (
     "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND n.nspname NOT LIKE 'pg\\_%'"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname NOT LIKE 'pg\\_%'"
 )
 
 
 def interrupted(walk: object) -> None:
     """End the upgrade's session after one of its statements, or during one that runs outside a transaction: nothing in between may stay.
 
-    A state in between that the same upgrade heals when it is run again (after invalid indexes were dropped) is noted, not flagged.
+    A state in between that the same upgrade heals when it is run again (after the indexes that it left were dropped) is noted, not flagged.
     """
     count = walk_once(walk)
     chosen = random.Random(walk.options.chance).sample(range(1, count[0] + 1), min(MOST_KILLS, count[0]))
     for number in sorted(chosen):
         with walk.ground.copied(walk.parent) as (name, connection):
             seed.seed(connection, catalogs.read(connection, walk.ground.versions), 0, walk.options.reasons)
-            before = walk.ground.state(name, connection)
+            before = (walk.ground.state(name, connection), index_names(connection))
             outcome = walk.ground.adapter.up(walk.ground.url(name), walk.revision.revision, kill_after=number)
             judge(walk, name, connection, before, outcome, f"after its statement {number} of {count[0]}")
     if count[1]:
         with walk.ground.copied(walk.parent) as (name, connection):
             seed.seed(connection, catalogs.read(connection, walk.ground.versions), 0, walk.options.reasons)
-            before = walk.ground.state(name, connection)
+            before = (walk.ground.state(name, connection), index_names(connection))
             with ended_while_it_waits(walk, name):
                 outcome = walk.ground.adapter.up(walk.ground.url(name), walk.revision.revision)
             judge(walk, name, connection, before, outcome, "during a statement outside a transaction")
@@ -80,9 +80,14 @@ def ended_while_it_waits(walk: object, name: str):
         thread.join(10)
 
 
-def judge(walk: object, name: str, connection: object, before: states.State, outcome: object, when: str) -> None:
+def index_names(connection: object) -> set[str]:
+    """All indexes, valid or not."""
+    return {row[0] for row in connection.execute(INDEXES).fetchall()}
+
+
+def judge(walk: object, name: str, connection: object, was: tuple[states.State, set[str]], outcome: object, when: str) -> None:
     """After an interruption: all of it, nothing of it, or something that running it again heals; else a finding."""
-    revision = walk.revision.revision
+    revision, (before, indexes) = walk.revision.revision, was
     after = walk.ground.state(name, connection)
     lines, _moved = states.schema_differences(before, after)
     lost = states.row_losses(before, after) + states.row_gains(before, after)
@@ -94,14 +99,18 @@ def judge(walk: object, name: str, connection: object, before: states.State, out
     if not lines and not lost:
         return
     between = "; ".join(lines[:4] + [loss.text() for loss in lost[:4]])
-    invalid = [row[0] for row in connection.execute(INVALID).fetchall()]
-    for index in invalid:
+    left = sorted(index_names(connection) - indexes)
+    for index in left:
         connection.execute(f"DROP INDEX {index}")
     again = walk.ground.adapter.up(walk.ground.url(name), revision)
     if again.error or revision not in again.current:
-        walk.found(10, "NOT_ATOMIC", f"its session ended {when}: half of it stays ({between}), and it cannot be run again: {(again.error or '')[:300]}")
+        walk.found(
+            10,
+            "NOT_ATOMIC",
+            f"its session ended {when}: half of it stays ({between}), and it cannot be run again: {(again.error or '')[:300]}",
+        )
         return
-    drop = f" after DROP INDEX {', '.join(invalid)}" if invalid else ""
+    drop = f" after DROP INDEX {', '.join(left)}" if left else ""
     walk.found(10, "NOTE", f"its session ended {when}: part of it stays ({between}); running it again{drop} heals that")
 
 
@@ -145,10 +154,13 @@ def under_load(walk: object) -> None:
                 thread.join(10)
         stall = max(stalls, default=0.0)
         walk.measured["under_load"] = {
-            "statements": len(done), "errors": len(errors), "first_error": errors[0] if errors else None, "longest_stall_s": round(stall, 3),
+            "statements": len(done), "errors": len(errors), "first_error": errors[0] if errors else None,
+            "longest_stall_s": round(stall, 3),
             "downgrade": outcome.error or "done",
         }  # fmt: skip
         if stall > walk.options.lock_budget_s:
-            walk.found(11, "LOCK", f"the downgrade under load kept a statement waiting {stall:.2f} s, at most {walk.options.lock_budget_s:g} s")
+            walk.found(
+                11, "LOCK", f"the downgrade under load kept a statement waiting {stall:.2f} s, at most {walk.options.lock_budget_s:g} s"
+            )
         if outcome.error:
             walk.found(11, "NOTE", f"the downgrade did not get through under load, and left everything as it was: {outcome.error[:300]}")

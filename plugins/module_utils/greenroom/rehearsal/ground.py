@@ -1,4 +1,4 @@
-"""Where revisions are rehearsed: a scratch cluster, an adapter, databases that are copied from each other. And what a rehearsal may be told."""
+"""Where revisions are rehearsed: a scratch cluster, an adapter, databases copied from each other; and what a rehearsal may be told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Options:
     """What a rehearsal is told.
 
     owner: role that migrates; roles: further ones that migrations name; extensions: made beforehand, as an administrator would.
-    depth: default (steps 0 to 8, 9 where something is lost) or full (0 to 12). reasons: {table or table.column: why it has no row or value}.
+    depth: default (steps 0 to 8, 9 where something is lost) or full (0 to 12).
+    reasons: {table or table.column: why it has no row or value}.
     volatile: table.column whose values may differ from run to run. fixtures: {revision: SQL that is run before it}. statements: recorded
     ones of the serving release. rows: {table: rows of the live database}, for the prediction. lock_budget_s: how long writers may be kept
     waiting. sizes: rows of a table in the two timed runs; None leaves them out. chance: makes what is drawn by lot repeatable.

@@ -7,12 +7,23 @@ from .seed import Insert, Seeded, fill_order
 
 # What makes a value of a unique column differ from row to row; {i} is the number of the row.
 VARYING = {
-    "int2": "({i} % 30000)::int2", "int4": "(100000 + {i})::int4", "int8": "(10000000000 + {i})::int8", "numeric": "(100000 + {i})::numeric",
-    "text": "('grown ' || {i})", "varchar": "('g' || {i})", "bpchar": "('g' || {i})", "citext": "('grown ' || {i})",
-    "uuid": "md5('grown' || {i})::uuid", "date": "('2001-01-01'::date + ({i} % 100000)::int4)", "bytea": "decode(md5({i}::text), 'hex')",
-    "timestamp": "('2001-01-01'::timestamp + {i} * interval '1 second')", "timestamptz": "('2001-01-01 UTC'::timestamptz + {i} * interval '1 second')",
-    "inet": "('10.0.0.0'::inet + {i}::int8)", "float8": "(100000 + {i})::float8", "float4": "({i})::float4",
-}  # fmt: skip
+    "int2": "({i} % 30000)::int2",
+    "int4": "(100000 + {i})::int4",
+    "int8": "(10000000000 + {i})::int8",
+    "numeric": "(100000 + {i})::numeric",
+    "text": "('grown ' || {i})",
+    "varchar": "('g' || {i})",
+    "bpchar": "('g' || {i})",
+    "citext": "('grown ' || {i})",
+    "uuid": "md5('grown' || {i})::uuid",
+    "date": "('2001-01-01'::date + ({i} % 100000)::int4)",
+    "bytea": "decode(md5({i}::text), 'hex')",
+    "timestamp": "('2001-01-01'::timestamp + {i} * interval '1 second')",
+    "timestamptz": "('2001-01-01 UTC'::timestamptz + {i} * interval '1 second')",
+    "inet": "('10.0.0.0'::inet + {i}::int8)",
+    "float8": "(100000 + {i})::float8",
+    "float4": "({i})::float4",
+}
 
 
 def ancestors(catalog: Catalog, tables: list[Table]) -> list[Table]:

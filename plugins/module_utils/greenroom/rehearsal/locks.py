@@ -35,7 +35,9 @@ def timed(ground: object, name: str, revision: Revision, catalog: Catalog, count
     return {
         "rows": count, "seconds": round(outcome.seconds, 4), "wal_bytes": ground.wal() - wal, "error": outcome.error,
         "locks": {catalog.tables[oid].label: {"mode": mode, "seconds": round(held, 4)} for oid, (mode, held) in strongest.items()},
-        "scanned": [catalog.tables[int(oid)].label for oid, rows in outcome.scanned.items() if int(oid) in catalog.tables and rows >= count],
+        "scanned": [
+            catalog.tables[int(oid)].label for oid, rows in outcome.scanned.items() if int(oid) in catalog.tables and rows >= count
+        ],
     }  # fmt: skip
 
 
@@ -53,7 +55,9 @@ def quicker(one: dict, other: dict) -> dict:
 
 
 def predicted(runs: list[dict], catalog: Catalog, rows: dict[str, int]) -> dict:
-    """What the two runs say: {sizes, wal_bytes, locks: [{table, mode, seconds, grows, live_rows, predicted_s}]}.
+    """What the two runs say (the same one twice if the size makes no difference).
+
+    {sizes, wal_bytes, wal_bytes_predicted, down_seconds, locks: [{table, mode, seconds, grows, live_rows, predicted_s}]}
 
     rows: {table: rows of the live database}. A lock's time grows with the rows of the tables that are read or written in full while it is
     held; without that it is what was measured. predicted_s is None where the live number of rows is not known.
@@ -73,7 +77,10 @@ def predicted(runs: list[dict], catalog: Catalog, rows: dict[str, int]) -> dict:
             "table": label, "mode": lock["mode"], "seconds": lock["seconds"], "grows": growing, "live_rows": live,
             "predicted_s": None if guess is None else round(guess, 3),
         })  # fmt: skip
-    sizes = [{key: run.get(key) for key in ("rows", "seconds", "wal_bytes", "down_seconds", "not_grown")} for run in runs]
+    sizes = [
+        {key: run.get(key) for key in ("rows", "seconds", "wal_bytes", "down_seconds", "not_grown")}
+        for run in ([small] if small is large else runs)
+    ]
     most = max((rows[name] for name in large["locks"] if name in rows), default=None)
     predicted_wal = None if most is None else int(large["wal_bytes"] + wal_per_row * max(0, most - large["rows"]))
     return {
@@ -87,4 +94,5 @@ def text(lock: dict, budget_s: float) -> str:
     who = "reads and writes" if lock["mode"] == READERS_TOO else "writes"
     if lock["predicted_s"] is None:
         return f"{who} of {lock['table']} wait {lock['seconds']:g} s with a few thousand rows ({lock['mode']}, at most {budget_s:g} s)"
-    return f"{who} of {lock['table']} would wait {lock['predicted_s']:g} s with {lock['live_rows']} rows ({lock['mode']}, at most {budget_s:g} s)"
+    wait = f"would wait {lock['predicted_s']:g} s with {lock['live_rows']} rows"
+    return f"{who} of {lock['table']} {wait} ({lock['mode']}, at most {budget_s:g} s)"

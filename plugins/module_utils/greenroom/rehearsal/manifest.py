@@ -86,7 +86,9 @@ def waiver_problems(waivers: list[dict], today: datetime.date) -> list[dict]:
         elif expiry(one) < today:
             problem = f"expired on {one['expiry']}; {one['owner']} knows why it was there: {one['reason']}"
         if problem:
-            found.append(blocker(revision, "WAIVER", f"waiver {number} {problem}", "correct the waiver, renew it with its owner, or take it out"))
+            found.append(
+                blocker(revision, "WAIVER", f"waiver {number} {problem}", "correct the waiver, renew it with its owner, or take it out")
+            )
     return found
 
 

@@ -139,9 +139,11 @@ def rehearse(
     finally:
         adapter.close()
         shutil.rmtree(folder, ignore_errors=True)
-    if todo and not any(sum(one["rows"].values()) for one in entries.values()) and all(one["verdict"] != verdict.UNPROVEN for one in entries.values()):
+    promised = any(one["verdict"] in (verdict.LOSSLESS, verdict.LOSSY) for one in entries.values())
+    if promised and not any(sum(one["rows"].values()) for one in entries.values()):
         raise RehearsalError("no row was written in the whole rehearsal, so it shows nothing about data", {"revisions": list(entries)})
     return manifest.made(
-        [entries[one.revision] for one in todo], caught, checks, tool=adapter.name, heads=adapter.heads(), current=current, depth=options.depth,
+        [entries[one.revision] for one in todo], caught, checks, tool=adapter.name, heads=adapter.heads(), current=current,
+        depth=options.depth,
         chance=options.chance, seconds=time.monotonic() - began, about=about or {},
     )  # fmt: skip

@@ -64,9 +64,7 @@ def fill_order(catalog: Catalog) -> list[Table]:
 
 def obligatory(table: Table, others: list[int]) -> list[dict]:
     """Foreign keys to `others` that cannot be NULL."""
-    return [
-        key for key in table.of_kind("f") if key["other"] in others and all(table.column(number).not_null for number in key["columns"])
-    ]
+    return [key for key in table.of_kind("f") if key["other"] in others and all(table.column(number).not_null for number in key["columns"])]
 
 
 class Filler:
@@ -121,7 +119,7 @@ class Filler:
         found = {}
         for key in self.table.of_kind("f"):
             other = self.catalog.tables.get(key["other"])
-            if other and not (other.oid == self.table.oid):
+            if other and other.oid != self.table.oid:
                 names = ", ".join(quoted(other.column(number).name) + "::text" for number in key["other_columns"])
                 query = f"SELECT {names} FROM {other.sql} ORDER BY tableoid, ctid DESC LIMIT 100"
                 found[key["name"]] = [row for row in self.connection.execute(query).fetchall() if None not in row]
@@ -294,7 +292,8 @@ def close_circles(connection: object, catalog: Catalog) -> None:
                 with connection.transaction():
                     connection.execute(
                         f"UPDATE {table.sql} SET {mine[0]} = (SELECT min({theirs}::text) FROM {other.sql} WHERE {theirs} IS NOT NULL)"
-                        f"::{regtype(connection, table, key['columns'][0])} WHERE NOT EXISTS (SELECT FROM {table.sql} WHERE {mine[0]} IS NOT NULL)"
+                        f"::{regtype(connection, table, key['columns'][0])}"
+                        f" WHERE NOT EXISTS (SELECT FROM {table.sql} WHERE {mine[0]} IS NOT NULL)"
                     )
             except psycopg.Error:
                 continue  # stays a gap, which is reported

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .catalog import OWN_SCHEMA, Catalog, Column, quoted, read
+from .catalog import OWN_SCHEMA, Catalog, Column, Table, quoted, read
 from .errors import RehearsalError
 
 BATCH = 10_000  # rows an UPDATE
@@ -94,15 +94,16 @@ def put_back(connection: object, revision: str, batch: int = BATCH) -> list[dict
     return done
 
 
-def put_table_back(connection: object, table: object, schema: str, batch: int) -> dict:
+def put_table_back(connection: object, table: Table, schema: str, batch: int) -> dict:
     """One table of `put_back`."""
     copy = quoted(schema, table.label)
     kept = [row[0] for row in connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", [copy])]
-    columns = [name for name in kept if (column := table.named(name)) and not column.computed]
-    values = [name for name in columns if name not in table.key]
+    columns = [name for name in kept if (column := table.named(name)) and not column.generated]
+    values = [name for name in columns if name not in table.key and not table.named(name).computed]
     types = dict(
         connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped", [table.oid]
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped",
+            [table.oid],
         ).fetchall()
     )
     listed, mine = ", ".join(map(quoted, columns)), {name: f"c.{quoted(name)}::{types[name]}" for name in columns}
@@ -111,7 +112,8 @@ def put_table_back(connection: object, table: object, schema: str, batch: int) -
     if not table.key:
         there = f"SELECT {listed} FROM {table.sql}"
         result["inserted"] = connection.execute(
-            f"INSERT INTO {table.sql} ({listed}) SELECT * FROM (SELECT {picked} FROM {copy} AS c EXCEPT ALL {there}) AS gone"
+            f"INSERT INTO {table.sql} ({listed}) OVERRIDING SYSTEM VALUE"
+            f" SELECT * FROM (SELECT {picked} FROM {copy} AS c EXCEPT ALL {there}) AS gone"
         ).rowcount
         return result
     same = " AND ".join(f"t.{quoted(name)} = {mine[name]}" for name in table.key)
@@ -130,12 +132,27 @@ def put_table_back(connection: object, table: object, schema: str, batch: int) -
             sets = ", ".join(f"{quoted(name)} = {mine[name]}" for name in values)
             differ = " OR ".join(f"t.{quoted(name)}::text IS DISTINCT FROM c.{quoted(name)}::text" for name in values)
             result["updated"] += connection.execute(f"UPDATE {table.sql} AS t SET {sets} FROM {part} WHERE {same} AND ({differ})").rowcount
+    if result["inserted"]:
+        go_on(connection, table, columns)
     return result
+
+
+def go_on(connection: object, table: Table, columns: list[str]) -> None:
+    """Rows that came back have numbers that the table's sequences must not give again."""
+    for name in columns:
+        sequence = connection.execute("SELECT pg_get_serial_sequence(%s, %s)", [table.sql, name]).fetchone()[0]
+        if sequence:
+            connection.execute(
+                f"SELECT setval('{sequence}', most) FROM (SELECT max({quoted(name)})::bigint AS most FROM {table.sql}) AS t"
+                f" WHERE most > coalesce((SELECT last_value FROM {sequence}), 0)"
+            )
 
 
 def drop(connection: object, revision: str) -> None:
     """Drop a revision's copies, all of them."""
     schema = schema_of(revision)
-    for (name,) in connection.execute("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'", [schema]).fetchall():
+    for (name,) in connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'", [schema]
+    ).fetchall():
         connection.execute(f"DROP TABLE {quoted(schema, name)}")
     connection.execute(f"DROP SCHEMA IF EXISTS {quoted(schema)}")

@@ -213,7 +213,7 @@ def other_table(table: Table, catalog: Catalog) -> Table | None:
 
 
 def carried(upper: State, lower: State, old: State) -> list[Loss]:
-    """What the old schema's tables and columns lost on the way down: values of `upper` (the new schema) against `lower` (the old one again).
+    """What the old schema's tables and columns lost on the way down: values of `upper` (the new schema) against `lower` (the old one).
 
     old: the old schema's state before; only its tables count. Values whose form the schema itself changed differ here too; whether they
     are lost is for a second way up to say.

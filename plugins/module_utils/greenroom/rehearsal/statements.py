@@ -89,7 +89,7 @@ def prepared(connection: object, statements: list[Statement]) -> dict[int, str]:
 
     refused = {}
     with connection.transaction(force_rollback=True):
-        connection.execute("SET LOCAL search_path = \"$user\", public")
+        connection.execute('SET LOCAL search_path = "$user", public')
         for place, one in enumerate(statements):
             if not one.recorded:
                 continue

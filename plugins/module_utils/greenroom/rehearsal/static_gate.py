@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 from .adapters import Revision
 
-STANDARD = {"alembic", "sqlalchemy", "typing", "collections", "datetime", "json", "uuid", "enum", "os", "re", "logging", "textwrap", "time", "__future__",
-            "hashlib", "decimal", "itertools", "functools", "contextlib", "pathlib", "math", "random", "string"}  # fmt: skip
 CASCADE = re.compile(r"\b(DROP\s+(?!OWNED)\w[^;]*|TRUNCATE[^;]*)\bCASCADE\b", re.I)
-SETTING_WORDS = re.compile(r"(settings|config|models?|database|db|app)$", re.I)
 
 
 def source_findings(revision: Revision) -> list[tuple[str, int, str]]:
@@ -50,6 +48,7 @@ def cascade(text: str) -> str:
 
 def body_of(function: ast.FunctionDef) -> list[ast.stmt]:
     """A function's statements without docstrings and `pass`."""
+
     def says_nothing(node: ast.stmt) -> bool:
         constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         return constant or isinstance(node, ast.Pass) or (isinstance(node, ast.Return) and node.value is None)
@@ -72,8 +71,7 @@ def module_findings(tree: ast.Module, path: Path) -> list[tuple[str, int, str]]:
             names = ["." * node.level + (node.module or "")]
         for name in names:
             first = name.split(".")[0]
-            known = first in STANDARD or first in beside or is_library(first)
-            if not known or (SETTING_WORDS.search(name) and first not in STANDARD):
+            if first not in beside and not is_library(first):
                 found.append(("APP_IMPORT", node.lineno, f"imports {name}: the application's code will have changed when this runs again"))
     for node in tree.body:
         call = node.value if isinstance(node, (ast.Expr, ast.Assign)) else None
@@ -84,8 +82,6 @@ def module_findings(tree: ast.Module, path: Path) -> list[tuple[str, int, str]]:
 
 def is_library(name: str) -> bool:
     """Whether a name is of the standard library or one of the drivers and helpers that revisions use."""
-    import sys
-
     return name in sys.stdlib_module_names or name.startswith(("psycopg", "asyncpg", "geoalchemy2", "pgvector", "sqlalchemy", "alembic"))
 
 
@@ -106,7 +102,9 @@ def function_findings(function: ast.FunctionDef) -> list[tuple[str, int, str]]:
         suppresses = isinstance(node, ast.withitem) and "suppress" in ast.unparse(node.context_expr)
         if swallows or suppresses:
             line = getattr(node, "lineno", None) or node.context_expr.lineno
-            found.append(("SWALLOWS_ERRORS", line, f"{function.name} goes on after an error: half of it may be done, and nobody hears of it"))
+            found.append(
+                ("SWALLOWS_ERRORS", line, f"{function.name} goes on after an error: half of it may be done, and nobody hears of it")
+            )
     body = body_of(function)
     blocks = [node for node in body if isinstance(node, ast.With) and "autocommit_block" in ast.unparse(node.items[0].context_expr)]
     others = [node for node in body if node not in blocks and "op." in ast.unparse(node)]

@@ -16,20 +16,43 @@ VARIANTS = ("full", "full", "nulls", "longest", "empty", "foreign", "mixed", "ed
 LONG_TEXT, LONG_INDEXED = 3000, 400  # characters; an index entry has a limit of 2704 bytes
 # For checks with a pattern: one of these is what most patterns want.
 SHAPES = (
-    "abc", "ABC", "a1", "A1", "123", "a@b.example", "+4915112345678", "https://example.invalid/a", "2024-02-29", "a-b", "a_b", "AB-123",
-    "de", "DE", "EUR", "#a1b2c3", "0123456789abcdef0123456789abcdef", "00000000-0000-4000-8000-000000000001", "1.2.3", "/a/b",
-)  # fmt: skip
+    "abc",
+    "ABC",
+    "a1",
+    "A1",
+    "123",
+    "a@b.example",
+    "+4915112345678",
+    "https://example.invalid/a",
+    "2024-02-29",
+    "a-b",
+    "a_b",
+    "AB-123",
+    "de",
+    "DE",
+    "EUR",
+    "#a1b2c3",
+    "0123456789abcdef0123456789abcdef",
+    "00000000-0000-4000-8000-000000000001",
+    "1.2.3",
+    "/a/b",
+)
 TEXTS = {
-    "full": "value {k}", "empty": "", "foreign": "Größe 漢字 🙂 'q' \"d\" \\ {k}", "mixed": "  MiXed Case {k} ", "edge": "line\nbreak\tand {k}%",
-}  # fmt: skip
+    "full": "value {k}",
+    "empty": "",
+    "foreign": "Größe 漢字 🙂 'q' \"d\" \\ {k}",
+    "mixed": "  MiXed Case {k} ",
+    "edge": "line\nbreak\tand {k}%",
+}
 NUMBERS = {
     "int2": {"full": 100, "edge": 32000, "longest": 31000},
     "int4": {"full": 1000, "edge": 70_000, "longest": 90_000},
     "int8": {"full": 100_000, "edge": 5_000_000_000, "longest": 6_000_000_000},
     "oid": {"full": 1000, "edge": 70_000},
-    "float4": {"full": 10.5, "edge": 1234.5}, "float8": {"full": 1000.25, "edge": 123456789012.125},
+    "float4": {"full": 10.5, "edge": 1234.5},
+    "float8": {"full": 1000.25, "edge": 123456789012.125},
     "money": {"full": 10.25, "edge": 99999.99},
-}  # fmt: skip
+}
 
 
 def digest(*parts: object) -> str:
@@ -76,18 +99,45 @@ def plain_value(name: str, variant: str, k: int, modifier: int) -> str | None:
     when, hexes = moment(variant, k), digest(name, k)
     zone = "+05:30" if variant == "edge" else "+00"
     simple = {
-        "bool": "t" if k % 2 else "f", "uuid": hexes, "date": when.date().isoformat(), "time": when.time().isoformat(),
-        "timestamp": when.isoformat(" "), "timestamptz": when.isoformat(" ") + zone, "timetz": when.time().isoformat() + zone,
-        "interval": f"1 mon {k} days 03:04:05.123456", "bytea": "\\x" if variant == "empty" else f"\\x00ff{hexes}",
+        "bool": "t" if k % 2 else "f",
+        "uuid": hexes,
+        "date": when.date().isoformat(),
+        "time": when.time().isoformat(),
+        "timestamp": when.isoformat(" "),
+        "timestamptz": when.isoformat(" ") + zone,
+        "timetz": when.time().isoformat() + zone,
+        "interval": f"1 mon {k} days 03:04:05.123456",
+        "bytea": "\\x" if variant == "empty" else f"\\x00ff{hexes}",
         "json": "{}" if variant == "empty" else f'{{"b": {k}, "a": [1.10, null, {{"ü": "\\u0041"}}], "b": {k}}}',
         "jsonb": "{}" if variant == "empty" else f'{{"k": {k}, "ü": [1.10, null, {{"a": "b"}}], "t": "x"}}',
-        "inet": f"10.{k // 250 % 250}.{k % 250}.1/24", "cidr": f"10.{k // 250 % 250}.{k % 250}.0/24", "macaddr": f"02:00:{hexes[:2]}:{hexes[2:4]}:{hexes[4:6]}:01",
-        "macaddr8": f"02:00:{hexes[:2]}:{hexes[2:4]}:{hexes[4:6]}:01:02:03", "xml": f"<a b=\"ü\">{k}</a>", "point": f"({k},2.5)",
-        "line": "{1,2,3}", "lseg": f"[(0,0),({k},1)]", "box": f"(({k},2),(0,0))", "path": f"((0,0),({k},1))", "polygon": f"((0,0),({k},1),(1,1))",
-        "circle": f"<(1,1),{k}>", "tsvector": f"'a':1 'k{k}':2", "tsquery": f"'a' & 'k{k}'", "pg_lsn": f"0/{k:X}", "jsonpath": f"$.a[{k}]",
-        "hstore": '"a"=>"1", "ü"=>NULL', "ltree": f"top.k{k}", "lquery": "top.*", "xid8": str(k), "name": f"name_{k}", "char": "abcdefgh"[k % 8],
-        "regclass": "pg_class", "regtype": "integer", "tid": f"(0,{k % 60000 + 1})", "txid_snapshot": "10:20:10,14,15", "pg_snapshot": "10:20:10,14,15",
-    }  # fmt: skip
+        "inet": f"10.{k // 250 % 250}.{k % 250}.1/24",
+        "cidr": f"10.{k // 250 % 250}.{k % 250}.0/24",
+        "macaddr": f"02:00:{hexes[:2]}:{hexes[2:4]}:{hexes[4:6]}:01",
+        "macaddr8": f"02:00:{hexes[:2]}:{hexes[2:4]}:{hexes[4:6]}:01:02:03",
+        "xml": f'<a b="ü">{k}</a>',
+        "point": f"({k},2.5)",
+        "line": "{1,2,3}",
+        "lseg": f"[(0,0),({k},1)]",
+        "box": f"(({k},2),(0,0))",
+        "path": f"((0,0),({k},1))",
+        "polygon": f"((0,0),({k},1),(1,1))",
+        "circle": f"<(1,1),{k}>",
+        "tsvector": f"'a':1 'k{k}':2",
+        "tsquery": f"'a' & 'k{k}'",
+        "pg_lsn": f"0/{k:X}",
+        "jsonpath": f"$.a[{k}]",
+        "hstore": '"a"=>"1", "ü"=>NULL',
+        "ltree": f"top.k{k}",
+        "lquery": "top.*",
+        "xid8": str(k),
+        "name": f"name_{k}",
+        "char": "abcdefgh"[k % 8],
+        "regclass": "pg_class",
+        "regtype": "integer",
+        "tid": f"(0,{k % 60000 + 1})",
+        "txid_snapshot": "10:20:10,14,15",
+        "pg_snapshot": "10:20:10,14,15",
+    }
     if name in ("bit", "varbit"):
         width = modifier if modifier > 0 else 1 if name == "bit" else 12
         return format(k % 2**width, f"0{width}b")

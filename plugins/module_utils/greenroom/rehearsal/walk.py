@@ -15,14 +15,15 @@ from . import state as states
 from .adapters import Outcome, Revision
 from .catalog import Catalog, quoted
 from .ground import Ground
-from .verdict import finding
 from .values import value_of
+from .verdict import finding
 
 STEPS = {
     0: "source", 1: "seed", 2: "state at the parent", 3: "upgrade", 4: "serving release", 5: "downgrade", 6: "upgrade again",
-    7: "writes of the new release", 8: "downgrade after writes", 9: "upgrade after loss, side copy", 10: "interrupted", 11: "downgrade under load",
+    7: "writes of the new release", 8: "downgrade after writes", 9: "upgrade after loss, side copy", 10: "interrupted",
+    11: "downgrade under load",
 }  # fmt: skip
-MOMENTARY = ("now()", "current_timestamp", "clock_timestamp", "current_date", "localtimestamp", "random", "uuid_generate", "statement_timestamp")
+MOMENTARY = ("now()", "current_timestamp", "clock_timestamp", "current_date", "localtimestamp", "random", "uuid", "statement_timestamp")
 NEXT, AFTER = 10_000, 20_000  # where the values of later rounds begin
 FEW = 8  # findings of one kind that are spelt out
 
@@ -216,7 +217,7 @@ class Walk:
         if lines:
             self.found(6, "NONDETERMINISTIC", "the second upgrade gives another schema: " + "; ".join(lines))
         for loss in states.row_losses(first, second, self.volatile(first.catalog)):
-            self.found(6, "NONDETERMINISTIC", f"the second upgrade gives other values: {loss.text()}. Declare it volatile if it may", loss.table)
+            self.found(6, "NONDETERMINISTIC", f"the second upgrade gives other values (volatile? declare it): {loss.text()}", loss.table)
 
     def write(self, connection: object, old: Catalog, seeded: seed.Seeded) -> None:
         """Step 7: rows as only R allows them, new values in old rows, some old rows gone."""
@@ -282,7 +283,7 @@ class Walk:
         if not touched or not self.options.sizes:
             return
         small, large = self.options.sizes
-        runs, first = [], 1
+        runs, first, failed = [], 1, {}
         with contextlib.ExitStack() as stack:
             name, connection = stack.enter_context(self.ground.copied(self.parent))
             for count in (small, large, large) if self.clean else (small, large):
@@ -342,7 +343,8 @@ class Walk:
         lossy = judged in (verdict.LOSSY, verdict.FAILS) or any(one["code"] == "DATA_LOST" for one in self.findings)
         return {
             "revision": self.revision.revision, "parents": list(self.revision.parents), "message": self.revision.message,
-            "digest": self.revision.digest, "verdict": judged, "flags": flags, "road_back": verdict.ROADS[judged], "findings": self.findings,
+            "digest": self.revision.digest, "verdict": judged, "flags": flags, "road_back": verdict.ROADS[judged],
+            "findings": self.findings,
             "loses": self.loses, "side_copy": side_copy.merged(self.wanted) if lossy else [], "recoverable": self.recoverable,
             "steps": list(self.steps.values()), "rows": self.rows, "gaps": self.gaps, "measured": self.measured,
         }  # fmt: skip
