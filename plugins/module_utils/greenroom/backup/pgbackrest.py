@@ -52,7 +52,7 @@ ADVICE = {
 }
 PATTERNS = (
     (
-        r"cipher header invalid|unable to flush|error:1C80006[0-9A-F]|bad decrypt",
+        r"cipher header invalid|outside of section|unable to flush|error:1C80006[0-9A-F]|bad decrypt",
         "the cipher passphrase in {config} is not the one it was written with, or the file is damaged. Compare it with the one in escrow",
     ),
     (
@@ -96,7 +96,8 @@ def cleaned(text: str) -> str:
     """A message without the request's headers and without bytes that no terminal should get."""
     text = re.sub(r"\*\*\* Path/Query.*?\*\*\* Response Content \*\*\*:", "", text, flags=re.S)
     text = re.sub(r"\*\*\* Request Headers.*", "", text, flags=re.S)
-    return redact("".join(char if char.isprintable() else " " for char in text))
+    text = re.sub(r"(found outside of section at line \d+):[^\]]*", r"\1", text, flags=re.S)  # what a wrong passphrase made of a file
+    return redact(" ".join("".join(char if char.isascii() and char.isprintable() else " " for char in text).split()))
 
 
 class PgBackRest:
@@ -259,6 +260,7 @@ class PgBackRest:
 
     def verify(self, repo: int) -> str:
         """pgBackRest's own `verify` of every file in a repository; its summary. Its exit status is 0 on errors too, so the text decides."""
+        self.info(repo)  # what does not read at all has its own cause
         ran = self.run("verify", f"--repo={repo}", "--output=text", "--verbose")
         status = re.search(r"status:\s*(\w+)", ran.stdout)
         if not status or status.group(1) != "ok":

@@ -303,7 +303,7 @@ def missed(target: Target, log: str, error: Exception | None) -> BackupError:
     """Why recovery did not end at its target, from the server's log."""
     what = f"recovery to {target.kind} {target.value}".strip()
     lines = [line.split(": ", 1)[-1].strip() for line in log.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR):", line)]
-    said = "; ".join(dict.fromkeys(lines))[-800:]
+    said = "; ".join(dict.fromkeys(line for line in lines if "starting up" not in line))[-800:]
     if isinstance(error, NoSpaceError):
         return NoSpaceError(f"{what}: {error}")
     if "recovery ended before configured recovery target was reached" in log:
@@ -312,6 +312,11 @@ def missed(target: Target, log: str, error: Exception | None) -> BackupError:
             f"{what} failed: WAL in the archive ended (last segment {last[-1] if last else 'none'}) before the target was met. A segment is"
             " missing or was never archived, or the target never was. Check the archive (WAL continuity), or choose an earlier target",
             {"last_segment": last[-1] if last else None},
+        )
+    if "could not locate required checkpoint record" in log:
+        return BackupError(
+            f"{what} failed: WAL that the backup itself needs is missing in its repository ({said}). Restore from the other repository,"
+            " and take a full backup into this one now"
         )
     if error is None:
         text = f"{what} ended without the log line that says so: this is not that moment. Do not use this copy"
