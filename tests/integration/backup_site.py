@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from ansible.module_utils.greenroom.backup import manifest, seal, signature, store
+from ansible.module_utils.greenroom.backup import manifest, seal, signature, store, verify
 from ansible.module_utils.greenroom.backup.configuration import Configuration
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster
 
@@ -260,3 +260,19 @@ def kill(process: subprocess.Popen) -> None:
     """kill -9 of that one process, as the kernel does it when memory is short."""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=20)
+
+
+def local_file(site, backup, name=manifest.DATA) -> Path:
+    return site.local / backup["id"] / name
+
+
+def red(result, step, words=""):
+    """The walk stopped at this step, for this reason; what comes after it was not run."""
+    assert (result["verdict"], result["failed_step"]) == ("failed", step), result["statement"]
+    steps = {name: evidence for name, (evidence, _expected) in verify.STEPS.items()}
+    by_id = {one["id"]: one for one in result["evidence"]}
+    assert words in by_id[steps[step]]["reason"], by_id[steps[step]]["reason"]
+    names = list(steps)
+    assert all(by_id[steps[name]]["status"] == "not_run" for name in names[names.index(step) + 1 :])
+    assert "not_run" not in {by_id[steps[name]]["status"] for name in names[: names.index(step)]}
+    return by_id[steps[step]]["reason"]

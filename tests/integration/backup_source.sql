@@ -26,7 +26,7 @@ CREATE TABLE codes (code text PRIMARY KEY, label text); INSERT INTO codes VALUES
 CREATE UNLOGGED TABLE cache (k text PRIMARY KEY, v text); INSERT INTO cache VALUES ('k', 'v');
 CREATE TABLE parents (a int); CREATE TABLE children (b int) INHERITS (parents); INSERT INTO parents VALUES (1); INSERT INTO children VALUES (2, 3);
 CREATE TABLE readings (id int PRIMARY KEY, value float4) WITH (fillfactor = 80);
-INSERT INTO readings SELECT n * 3, n / 7.0 FROM generate_series(1, 150000) n;
+INSERT INTO readings SELECT n * 30, n / 7.0 FROM generate_series(1, 15000) n;
 CREATE TABLE placed (id int) TABLESPACE slow; INSERT INTO placed VALUES (1);
 CREATE SEQUENCE numbers INCREMENT 5 START 100; SELECT nextval('numbers'); SELECT nextval('numbers'); CREATE SEQUENCE unused;
 CREATE VIEW good_customers WITH (security_barrier) AS SELECT id, name FROM customers WHERE kind = 'gold';

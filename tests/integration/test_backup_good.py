@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.backup import dump, fingerprint, manifest, retention, verify
+from ansible.module_utils.greenroom.backup.errors import BackupError
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
 from backup_fixtures import *  # noqa: F403 - fixtures
@@ -22,7 +23,7 @@ def writer(cluster, stop, written):
     with cluster.connect(DATABASE) as connection:
         while not stop.is_set():
             connection.execute("INSERT INTO sales.orders (customer, total) VALUES (2, 1); SELECT nextval('numbers')")
-            connection.execute("UPDATE readings SET value = value + 1 WHERE id = 3 * (1 + (random() * 1000)::int)")
+            connection.execute("UPDATE readings SET value = value + 1 WHERE id = 30 * (1 + (random() * 1000)::int)")
             connection.execute("INSERT INTO odd (s) VALUES ('written meanwhile')")
             written.append(1)
 
@@ -83,6 +84,21 @@ def test_the_fingerprint_of_a_cluster_made_anew_the_same_way_is_the_same(site, t
     assert fingerprint.differences(one, two) == []
     assert json.loads(json.dumps(one)) == one
     assert len(one["tables"]["public.readings"]["ranges"]) > 1, "no table is read in ranges"
+
+
+def test_the_two_ways_to_read_a_table_give_the_same_hashes(site, monkeypatch):
+    one = fingerprint.take(site.source.dsn(DATABASE), bin_dir=site.source.bin_dir)
+    monkeypatch.setattr(fingerprint, "LARGE_BYTES", 0)
+    two = fingerprint.take(site.source.dsn(DATABASE), bin_dir=site.source.bin_dir, like=one)
+    assert one["tables"] == two["tables"] and one["bytes"] == two["bytes"] > 100_000
+    with pytest.raises(BackupError, match=r"could not be read: psql ended with status"):
+        fingerprint.take(site.source.dsn(DATABASE), bin_dir=site.source.bin_dir, like=broken(one))
+
+
+def broken(found):
+    """A fingerprint whose ranges lead to a query that fails."""
+    found["tables"]["public.readings"]["ranges"][0][1] = "1 / 0"
+    return found
 
 
 def test_the_command_prints_what_a_timer_needs(site):
