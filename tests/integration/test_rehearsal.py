@@ -1,4 +1,4 @@
-"""The rehearsal against real PostgreSQL with real alembic: the reference service's history, the deep steps, other tools, its own control."""
+"""The rehearsal against real PostgreSQL with real alembic: the reference service's history, deep steps, other tools, its own control."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def service(folder, venv):
 
 
 def test_the_history_of_the_reference_service(service, folder):
-    found = run.rehearse(adapters.AlembicAdapter(str(service)), folder / "s", Options(extensions=("pgcrypto",)), released={"v0.1.0": "0004"})
+    options = Options(extensions=("pgcrypto",))
+    found = run.rehearse(adapters.AlembicAdapter(str(service)), folder / "s", options, released={"v0.1.0": "0004"})
     assert {one["revision"]: one["verdict"] for one in found["revisions"]} == {
         "0001": "LOSSY_AFTER_WRITES", "0002": "LOSSY_AFTER_WRITES", "0003": "LOSSY_AFTER_WRITES",
         "0004": "LOSSLESS", "0005": "LOSSY_AFTER_WRITES",
@@ -68,7 +69,8 @@ def test_the_history_of_the_reference_service(service, folder):
 
 
 def test_only_what_is_pending_is_rehearsed(service, folder):
-    found = run.rehearse(adapters.AlembicAdapter(str(service)), folder / "p", Options(extensions=("pgcrypto",)), current=["0004"], controls=1)
+    options = Options(extensions=("pgcrypto",))
+    found = run.rehearse(adapters.AlembicAdapter(str(service)), folder / "p", options, current=["0004"], controls=1)
     assert [one["revision"] for one in found["revisions"]] == ["0005"]
     assert manifest.gate(found, [], TODAY, pending=["0005"]) == []
     assert [one["code"] for one in manifest.gate(found, [], TODAY, pending=["0004", "0005"])] == ["NOT_REHEARSED"]
@@ -88,7 +90,7 @@ def test_the_whole_walk_with_the_deep_steps(project):
     assert good["flags"] == [] and good["verdict"] == "LOSSLESS", good["findings"]
     notes = [one["text"] for one in good["findings"] if one["step"] == 10]
     assert notes and all("heals that" in text for text in notes)
-    assert any("DROP INDEX" in text for text in notes), "a build that was ended half way leaves an invalid index"
+    assert any("INVALID INDEX orders_placed" in text and "DROP INDEX" in text for text in notes), "a build that was ended half way"
     load = good["measured"]["under_load"]
     assert load["statements"] > 10 and load["longest_stall_s"] > 0 and load["downgrade"] == "done"
     assert all(one["status"] == "pass" for one in good["steps"])
@@ -111,7 +113,8 @@ def test_models_that_differ_from_the_schema(project):
         "import sqlalchemy as sa\nMETADATA = sa.MetaData()\n"
         "sa.Table('things', METADATA, sa.Column('id', sa.BigInteger, primary_key=True), sa.Column('more', sa.Text))\n"
     )
-    text = env.read_text().replace("connection=connection)", "connection=connection, target_metadata=METADATA, compare_server_default=True)")
+    given = "connection=connection, target_metadata=METADATA, compare_server_default=True)"
+    text = env.read_text().replace("connection=connection)", given)
     env.write_text(text.replace("from sqlalchemy import create_engine, pool\n", "from sqlalchemy import create_engine, pool\n" + models))
     project.revise("a", ["CREATE TABLE things (id bigint PRIMARY KEY)"], ["DROP TABLE things"])
     chain = {one["check"]: one for one in project.rehearse(depth="full")["chain"]}
@@ -120,7 +123,7 @@ def test_models_that_differ_from_the_schema(project):
 
 def test_recorded_statements_of_the_serving_release(project):
     project.revise("a", THINGS, ["DROP TABLE things"])
-    project.revise("b", ["ALTER TABLE things ADD COLUMN tag text", "DROP INDEX IF EXISTS nothing"], ["ALTER TABLE things DROP COLUMN tag"])
+    project.revise("b", ["ALTER TABLE things ADD COLUMN tag text"], ["ALTER TABLE things DROP COLUMN tag"])
     project.revise("c", ["CREATE VIEW w AS SELECT id FROM things"], ["DROP VIEW w"])
     project.revise("d", ["CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"], ["DROP FUNCTION f()"])
     texts = ("SELECT id, tag FROM things WHERE name = $1", "SELECT count(*) FROM w", "SELECT id FROM things WHERE id = ANY($1)")
@@ -147,7 +150,7 @@ def test_a_table_that_cannot_be_filled_is_no_pass(project):
     assert all(each["status"] == "not_run" for each in one["steps"] if each["step"] in (3, 5, 6, 8))
     with_reason = entry(project.rehearse(current=["a"], reasons={"closed": "filled by the importer only"}), "b")
     assert with_reason["verdict"] == "LOSSY_AFTER_WRITES"
-    assert [gap["reason"] for gap in with_reason["gaps"] if gap["table"] == "closed"][0] == "filled by the importer only"
+    assert {"filled by the importer only"} == {gap["reason"] for gap in with_reason["gaps"] if gap["table"] == "closed"}
 
 
 def test_a_merge_is_walked_from_both_branches(project):
@@ -158,7 +161,8 @@ def test_a_merge_is_walked_from_both_branches(project):
     text = text.replace('"right"', '"both"').replace("down_revision = 'a'", 'down_revision = ("left", "right")')
     (project.versions / "both.py").write_text(text.replace("COLUMN r", "COLUMN m"))
     found = project.rehearse()
-    assert {one["revision"]: one["verdict"] for one in found["revisions"]} == dict.fromkeys(("a", "left", "right", "both"), "LOSSY_AFTER_WRITES")
+    verdicts = {one["revision"]: one["verdict"] for one in found["revisions"]}
+    assert verdicts == dict.fromkeys(("a", "left", "right", "both"), "LOSSY_AFTER_WRITES")
     assert sorted(entry(found, "both")["parents"]) == ["left", "right"]
 
 
@@ -174,10 +178,10 @@ def test_a_destructive_one_passes_with_the_side_copy_it_names(project):
 
 
 def test_a_revision_that_hangs_is_ended(project):
-    project.revise("a", ["SELECT pg_sleep(60)"], [])
-    adapter = project.adapter(time_limit_s=4)
+    project.revise("a", ["SELECT pg_sleep(60)"], ["SELECT 1"])
+    adapter = project.adapter(time_limit_s=8)
     found = run.rehearse(adapter, project.scratch, Options(), controls=1)
-    assert "not done after 4 s" in entry(found, "a")["findings"][0]["text"]
+    assert "not done after 8 s" in entry(found, "a")["findings"][0]["text"]
     slow = project.adapter(statement_timeout_s=1)
     found = run.rehearse(slow, project.scratch, Options(), controls=1)
     assert "statement timeout" in entry(found, "a")["findings"][0]["text"], "the limits are those of production"

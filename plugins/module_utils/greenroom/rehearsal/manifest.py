@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from pathlib import Path
 
+from .. import durable
 from . import verdict
 from .errors import RehearsalError
 
@@ -27,11 +27,6 @@ FIXES = {
 }
 
 
-def canonical(value: object) -> bytes:
-    """JSON that is the same for the same content."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def made(
     entries: list[dict], controls: list[dict], checks: list[dict], *, tool: str, heads: list[str], current: list[str] | None, depth: str,
     chance: int, seconds: float, about: dict,
@@ -44,7 +39,7 @@ def made(
         "control": {"walked": controls, "missed": missed, "ok": not missed and bool(controls or not entries)},
         "chain": checks, "revisions": entries,
     }  # fmt: skip
-    return {**body, "digest": hashlib.sha256(canonical(body)).hexdigest()}
+    return {**body, "digest": durable.digest(body)}
 
 
 def read(path: str | Path) -> dict:
@@ -57,7 +52,7 @@ def read(path: str | Path) -> dict:
         raise RehearsalError(f"{path}: no manifest of a rehearsal: {error}. Rehearse the migration again") from error
     if known != FORMAT:
         raise RehearsalError(f"{path}: format {known!r}, this version reads {FORMAT}. Rehearse the migration again")
-    if hashlib.sha256(canonical(body)).hexdigest() != digest:
+    if durable.digest(body) != digest:
         raise RehearsalError(f"{path}: was changed after it was written, or is cut. Rehearse the migration again")
     return found
 

@@ -11,6 +11,11 @@ from .catalog import OWN_SCHEMA, Catalog, Table, quoted
 from .errors import RehearsalError
 
 NOISE = re.compile(r"^(--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict )")
+# pg_dump leaves these out.
+INVALID = (
+    "SELECT 'INVALID INDEX ' || i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    " WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1"
+)
 MOST = 12  # differences that are spelt out
 
 
@@ -77,9 +82,10 @@ def take(cluster: object, dbname: str, connection: object, version_tables: tuple
                 "SELECT CASE schemaname WHEN 'public' THEN '' ELSE schemaname || '.' END || sequencename, last_value FROM pg_sequences"
             ).fetchall()
         )
+        invalid = [row[0] for row in connection.execute(INVALID).fetchall()]
     finally:
         lines = schema_lines(process)
-    return State(lines, catalog, rows, sequences)
+    return State(lines + invalid, catalog, rows, sequences)
 
 
 def without_order(lines: list[str]) -> list[str]:
