@@ -78,6 +78,31 @@ def test_a_database_with_an_icu_locale_and_one_with_a_single_table_are_no_false_
             connection.execute("DROP DATABASE bytes")
 
 
+def test_settings_that_hinder_and_subscriptions_are_no_false_alarms(site):
+    with site.source.connect() as connection:
+        connection.execute('CREATE DATABASE "awk ward" TEMPLATE template0')
+        connection.execute("""ALTER DATABASE "awk ward" SET default_transaction_read_only = on""")
+        connection.execute("""ALTER DATABASE "awk ward" SET "DateStyle" = 'SQL, DMY'""")
+        connection.execute("""ALTER DATABASE "awk ward" SET extra_float_digits = -15""")
+    with site.source.connect("awk ward") as connection:
+        connection.execute("CREATE TABLE t (f float8, d date, i interval); INSERT INTO t VALUES (0.1 + 0.2, '2026-02-01', '1 mon 30 days')")
+        connection.execute(
+            "CREATE SUBSCRIPTION inwards CONNECTION 'host=127.0.0.1 port=1 dbname=none password=hidden-word' PUBLICATION p"
+            " WITH (connect = false, slot_name = NONE)"
+        )
+    try:
+        config = site.config(database__name="awk ward", places=[site.local_place()])
+        dump.run_dump(config)
+        result = verify.verify(config)
+        assert result["verdict"] == "verified", result["statement"]
+        assert "hidden-word" not in json.dumps(result)
+    finally:
+        with site.source.connect("awk ward") as connection:
+            connection.execute("DROP SUBSCRIPTION inwards")
+        with site.source.connect() as connection:
+            connection.execute('DROP DATABASE "awk ward"')
+
+
 def test_the_fingerprint_of_a_cluster_made_anew_the_same_way_is_the_same(site, tmp_path_factory):
     one = fingerprint.take(site.source.dsn(DATABASE), bin_dir=site.source.bin_dir)
     two = fingerprint.take(site.source.dsn(DATABASE), bin_dir=site.source.bin_dir, workers=1)

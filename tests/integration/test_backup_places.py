@@ -1,5 +1,6 @@
 """Places and hosts that fail while a backup is made or proved: the cause is named, and nothing half done counts as a backup."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,30 +92,38 @@ def test_a_full_disk_is_an_error_of_its_own(site, small_disk, monkeypatch):
     with pytest.raises(NoSpaceError, match="are free, a backup needs about"):
         dump.run_dump(site.config(work_dir=str(small_disk)))
     # The estimate was wrong: the disk becomes full while pg_dump writes.
-    (small_disk / "ballast").write_bytes(b"x" * (4 << 20))
+    leave(small_disk, 100 << 10)
     monkeypatch.setattr(dump, "_check_space", lambda *_args: None)
     with pytest.raises(NoSpaceError):
         dump.run_dump(site.config(work_dir=str(small_disk)))
     assert list(small_disk.glob("dump-*")) == []
-    place = site.local_place(name="store", path=str(small_disk))
-    (small_disk / "ballast").write_bytes(b"x" * ((6 << 20) - (200 << 10)))
-    partial(site, place, "is full")
+    leave(small_disk, 16 << 10)
+    partial(site, site.local_place(name="store", path=str(small_disk)), "is full")
     assert [path.name for path in small_disk.rglob("*.partial")] == []
+
+
+def leave(folder: Path, size: int) -> None:
+    """Fill a file system until `size` bytes are free."""
+    (folder / "ballast").unlink(missing_ok=True)
+    (folder / "ballast").write_bytes(b"x" * (shutil.disk_usage(folder).free - size))
 
 
 def test_a_full_disk_while_restoring(site, backup, small_disk):
     result = verify.verify(site.config(), scratch_dir=small_disk)
     assert "full" in red(result, "scratch")
     assert list(small_disk.glob("scratch-*")) == []
-    (small_disk / "ballast").write_bytes(b"x" * (5 << 20))
+    leave(small_disk, backup["bytes"] + (64 << 10))
     result = verify.verify(site.config(work_dir=str(small_disk)), scratch_dir=site.work)
-    assert "full" in red(result, "open")
+    assert "No space left on device" in red(result, "open")
+    leave(small_disk, backup["bytes"] // 2)
+    result = verify.verify(site.config(work_dir=str(small_disk)), scratch_dir=site.work)
+    assert "the disk is full" in red(result, "fetch")
 
 
 def test_a_full_store(site, authority):
     folder = site.folder / "store-on-a-small-disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], check=True)
     server = S3(folder.parent, authority, root=folder)
     try:
         server.start()

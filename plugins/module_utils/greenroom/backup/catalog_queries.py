@@ -115,6 +115,10 @@ QUERIES: dict[str, str] = {
           'tables', (SELECT array_agg(format('%I.%I', schemaname, tablename) ORDER BY 1) FROM pg_publication_tables t
                      WHERE t.pubname = p.pubname))
         FROM pg_publication p""",
+    # Whether it is on is not compared: a dump carries every subscription switched off.
+    "subscriptions": """
+        SELECT subname, jsonb_build_object('owner', pg_get_userbyid(subowner), 'publications', subpublications, 'slot', subslotname)
+        FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())""",
     "sequences": """
         SELECT format('%I.%I', schemaname, sequencename), jsonb_build_object('start', start_value, 'min', min_value, 'max', max_value,
           'increment', increment_by, 'cycle', cycle, 'cache', cache_size, 'type', data_type::text, 'owner', sequenceowner)

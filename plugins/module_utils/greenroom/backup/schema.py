@@ -40,9 +40,12 @@ def pin_statement(local: bool = False) -> str:
 
 
 def dump_schema(dsn: Mapping, bin_dir: str, snapshot: str | None = None) -> str:
-    """`pg_dump -s` of a database as it is written, seen in `snapshot` if one is given. It can be loaded again."""
+    """`pg_dump -s` of a database as it is written, seen in `snapshot` if one is given. It can be loaded again.
+
+    Without subscriptions: a database that has one cannot be dropped, and their addresses hold passwords. `catalog` names them.
+    """
     conninfo, env = libpq(dsn)
-    arguments = ["-s", "--dbname", conninfo, *(["--snapshot", snapshot] if snapshot else [])]
+    arguments = ["-s", "--no-subscriptions", "--dbname", conninfo, *(["--snapshot", snapshot] if snapshot else [])]
     return run(f"{bin_dir}/pg_dump", *arguments, env=env).stdout.decode()
 
 

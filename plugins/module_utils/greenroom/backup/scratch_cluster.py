@@ -239,8 +239,9 @@ class ScratchCluster:
         """A psycopg.Connection as superuser, autocommit; keywords go to psycopg.connect."""
         import psycopg
 
-        # Without an encoding, texts of a database in SQL_ASCII would come as bytes.
-        return psycopg.connect(**{**self.dsn(dbname), "autocommit": True, "client_encoding": "UTF8", **keywords})
+        # Without an encoding, texts of a database in SQL_ASCII would come as bytes; a restored database may be set to read only.
+        usual = {"autocommit": True, "client_encoding": "UTF8", "options": "-c default_transaction_read_only=off"}
+        return psycopg.connect(**{**self.dsn(dbname), **usual, **keywords})
 
     @property
     def running(self) -> bool:

@@ -293,6 +293,7 @@ class _Walk:
     def _indexes(self):
         _conninfo, env = libpq(self.cluster.dsn(self.database))
         server = ["-h", str(self.cluster.socket_dir), "-p", str(self.cluster.port), "-U", self.cluster.superuser]
+        env["PGOPTIONS"] = restore.OPTIONS
         depth = ["--heapallindexed", "--parent-check", "--install-missing", f"-j{self.jobs}"]
         done = run(f"{self.cluster.bin_dir}/pg_amcheck", *server, *depth, self.database, env=env)
         if done.stdout.strip() or done.stderr.strip():
