@@ -134,8 +134,8 @@ def main() -> None:
         config = {**read_config(module.params["config"]), "file": module.params["config"]}
         {"ready": ready, "made": made, "measured": measured}[module.params["state"]](module, config)
     except BackupError as error:
-        where = " In the inventory these are vault_db_backup_store_key_id and vault_db_backup_store_secret." if "refuses the key" in str(error) else ""
-        module.fail_json(msg=f"{error}{where}", evidence=[])
+        where = ". In the inventory these are vault_db_backup_store_key_id and vault_db_backup_store_secret"
+        module.fail_json(msg=f"{error}{where if 'refuses the key' in str(error) else ''}", evidence=[])
 
 
 if __name__ == "__main__":
