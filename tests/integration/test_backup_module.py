@@ -29,7 +29,7 @@ def call(site):
         env |= {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert "{" in done.stdout, done.stdout + done.stderr
-        return done.returncode, json.loads(done.stdout[done.stdout.index("{") :])
+        return done.returncode, json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
 
     return run
 
