@@ -3,7 +3,9 @@
 Each refusal is judged by three things: the exit status, what the message names, and what is left on the hosts.
 """
 
+import hashlib
 import json
+import secrets
 import ssl
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import urllib.request
 import harness
 import pytest
 import repositories
+import yaml
 from harness import ansible_playbook, on_host
 
 pytestmark = pytest.mark.timeout(900)  # a whole deploy, on two cores that also run the five hosts
@@ -26,6 +29,11 @@ def refused(run, *fragments):
         assert fragment in run.output, f"{fragment!r} is not in:\n{run.output[-3000:]}"
     assert not [1 for value in harness.secrets() if value in run.output], "a secret's value was printed"
     assert "Traceback" not in run.output
+
+
+def sandbox_secrets() -> dict:
+    """The service's secrets that were generated for the sandbox."""
+    return yaml.safe_load((harness.INVENTORY / "group_vars" / "all" / "secrets.yml").read_text())["vault_sandbox_service_secrets"]
 
 
 def health() -> dict:
@@ -84,16 +92,14 @@ class TestBadInput:
         ids=["missing", "short", "placeholder", "undeclared"],
     )
     def test_secret(self, extra, values, fragments):
-        import yaml
-
         made = yaml.safe_load((harness.INVENTORY / "group_vars" / "all" / "secrets.yml").read_text())
-        secrets = {
+        env = {
             **made["vault_sandbox_service_secrets"],
             "DATABASE_URL": f"postgresql://lark_staging:{made['vault_postgresql_app_password']}@10.77.0.14:5432/lark_service_staging?sslmode=verify-full",
             "BROKER_URL": f"amqps://lark:{made['vault_rabbitmq_password']}@10.77.0.14:5671/%2Flark-staging",
             **values,
         }
-        run = ansible_playbook(*extra(vault_service_env={key: value for key, value in secrets.items() if value is not None}))
+        run = ansible_playbook(*extra(vault_service_env={key: value for key, value in env.items() if value is not None}))
         refused(run, *fragments)
         assert not [1 for value in values.values() if value and value in run.output]
 
@@ -177,6 +183,41 @@ class TestDeploy:
         run = ansible_playbook("--check", "--diff")
         assert run.status == 0, run.output[-4000:]
         assert {host: count for host, count in run.changed().items() if host != "gateway1"} == dict.fromkeys(harness.HOSTS[1:], 0)
+
+    def test_a_part_of_the_fleet_is_prepared_and_proves_no_phase(self):
+        run = ansible_playbook("--limit", "app1", "--tags", "prepare")
+        assert run.status == 0, run.output[-4000:]
+        assert run.report["verdict"] == "partial" and "left out by --limit: app2, data, gateway1, monitor" in run.output
+
+    def test_a_gateway_configuration_that_nginx_refuses_changes_nothing_for_users(self, contract, extra):
+        before = on_host("gateway1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* /etc/nginx/sites-enabled/* 2>/dev/null | sha256sum")
+        contract["gateway"]["server_names"].append(".".join(["a" * 60] * 4))  # a name that DNS allows, and nginx's hash table does not
+        run = ansible_playbook("--tags", "prepare", *extra(service=contract))
+        assert run.status == 2 and "server_names_hash" in run.output, run.output[-3000:]
+        assert health()["version"] == "0.1.0"
+        after = on_host("gateway1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* /etc/nginx/sites-enabled/* 2>/dev/null | sha256sum")
+        assert before == after and on_host("gateway1", "nginx -t 2>&1 || true").count("successful") == 1
+
+    def test_an_archive_that_was_cut_or_altered_is_refused(self, contract, extra, tmp_path):
+        (built,) = harness.ROOT.glob(".greenroom/build/archives/lark-service-service-0.1.0-*.tar.gz")
+        whole = built.read_bytes()
+        digest = hashlib.sha256(whole).hexdigest()
+        del contract["source"]
+        for name, content in (("cut", whole[:-1000]), ("altered", whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])):
+            archive = tmp_path / f"{name}.tar.gz"
+            archive.write_bytes(content)
+            contract["artefact"] = {"archive": str(archive), "sha256": digest, "version": "0.1.0"}
+            refused(ansible_playbook(*extra(service=contract)), str(archive))
+
+    def test_rotated_credentials_reach_the_hosts_under_a_new_number(self, extra):
+        before = health()["release"]
+        rotated = {**sandbox_secrets(), "API_KEY": secrets.token_hex(24)}
+        run = ansible_playbook(*extra(vault_sandbox_service_secrets=rotated))
+        assert run.status == 0, run.output[-4000:]
+        assert health()["release"] == f"{int(before.partition('-')[0]) + 1}-0.1.0"
+        for host in ("app1", "app2"):
+            assert rotated["API_KEY"] in on_host(host, "cat /etc/lark-service/credentials.env")
+        assert rotated["API_KEY"] not in run.output + json.dumps(run.report)
 
     def test_phases_one_after_the_other(self, contract, extra):
         next(one for one in contract["env"] if one["key"] == "LOG_LEVEL")["value"] = "DEBUG"
