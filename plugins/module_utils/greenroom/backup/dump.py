@@ -26,6 +26,7 @@ from .pipeline import Children, libpq, run, version
 
 MARGIN = 1.3  # of the last backup's size must be free
 JOBS = 2
+LOCK_WAIT_MS = 30_000  # a table that somebody else holds this long is an error, not a backup that waits for ever
 LEFT = "dump-"  # prefix of work folders
 
 
@@ -221,6 +222,7 @@ def _dump_and_fingerprint(dsn, bin_dir: str, snapshot: str, target: Path, jobs: 
 
     with Children() as children:
         arguments = ["-Fd", f"-j{jobs}", "-Z0", f"--snapshot={snapshot}", "--no-sync", "-f", str(target), "--dbname", conninfo]
+        arguments.append(f"--lock-wait-timeout={LOCK_WAIT_MS}")
         process = children.start(f"{bin_dir}/pg_dump", *arguments, env=env, stdout=subprocess.DEVNULL)
         thread = threading.Thread(target=take, daemon=True)
         thread.start()

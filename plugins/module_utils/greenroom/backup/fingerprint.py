@@ -149,7 +149,8 @@ def _plan(connection, like: Mapping | None, only: set | None) -> tuple[dict, lis
         if integer and before and before.get("key") == key[0]:
             bounds = [(part[0], part[1]) for part in before["ranges"]]
         else:
-            bounds = _bounds(connection, name, key[0]) if integer else [(None, None)]
+            extremes = connection.execute(f"SELECT min({key[0]}), max({key[0]}) FROM ONLY {name}").fetchone() if integer else (None, None)
+            bounds = ranges(*extremes)
         order = _order(key, types, locale)
         entry = {"persistence": persistence, "columns": names, "key": key[0] if integer else None}
         entry["ranges"] = [[low, high, 0, 0, ""] for low, high in bounds]
@@ -182,10 +183,12 @@ def _order(key: list | None, types: Mapping, locale: str) -> str:
     return " ORDER BY " + ", ".join(parts)
 
 
-def _bounds(connection, table: str, key: str) -> list[tuple[int | None, int | None]]:
-    """Ranges [from, below) of a whole-number key, open at both ends. They follow from the lowest and highest key alone."""
-    low, high = connection.execute(f"SELECT min({key}), max({key}) FROM ONLY {table}").fetchone()
-    if low is None or high - low < SPAN_OF_ONE_RANGE:
+def ranges(low: int | None, high: int | None) -> list[tuple[int | None, int | None]]:
+    """Ranges [from, below) of a whole-number key, at most RANGES, open at both ends.
+
+    They follow from the lowest and the highest key alone, so equal data have equal ranges.
+    """
+    if low is None or high is None or high - low < SPAN_OF_ONE_RANGE:
         return [(None, None)]
     step = SPAN_OF_ONE_RANGE
     while (high // step) - (low // step) + 1 > RANGES:
