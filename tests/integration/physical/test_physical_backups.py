@@ -60,14 +60,14 @@ def test_a_wrong_passphrase_is_named_and_never_shown(site, call):
 def test_a_wrong_key_of_the_store_is_named_and_never_shown(site):
     secret = "not-the-secret-0011223344556677"
     broken = PgBackRest(site.stanza, site.configure(site.folder / "key.conf", secret=secret))
-    with pytest.raises(BackupError, match="the store refuses the key|The store refuses the key") as caught:
+    with pytest.raises(BackupError, match=r"The store refuses the key") as caught:
         broken.backups(1)
     assert secret not in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
 def test_a_wrong_stanza_is_named(site):
-    with pytest.raises(BackupError, match="has no stanza nonesuch.*stanza-create"):
+    with pytest.raises(BackupError, match=r"has no stanza nonesuch.*stanza-create"):
         PgBackRest("nonesuch", site.config).backups(2)
 
 
@@ -152,7 +152,7 @@ def test_another_server_on_the_stanza_is_refused(new_site):
     pgbackrest.backup(2, "full")
     site.stop()
     site.data.rename(site.folder / "old")
-    with pytest.raises(AssertionError, match="do not match|mismatch|is not|already"):
+    with pytest.raises(AssertionError, match=r"do not match|mismatch|is not|already"):
         site.create()
     with pytest.raises(BackupError, match="belongs to another cluster"):
         pgbackrest.backup(2, "full")

@@ -218,7 +218,7 @@ def test_a_killed_restore_leaves_nothing_that_starts(site, room):
     until(lambda: not children(), "the end of pgBackRest", 20)
     assert not (room / "copy" / "data").exists()
     assert not (partial / "global" / "pg_control").exists()
-    with pytest.raises(BackupError, match="is not empty|is a data folder"):
+    with pytest.raises(BackupError, match=r"is not empty|is a data folder"):
         point_in_time.fetch(PgBackRest(site.stanza, site.config), room / "copy", site.first[2], Target("immediate"))
 
 

@@ -82,7 +82,7 @@ def messages(text: str, level: str = "ERROR") -> list[str]:
     found: list[str] = []
     taking = False
     for line in text.splitlines():
-        start = re.match(r"(?:.*P\d\d\s+)?\s*(ERROR|WARN|INFO|DETAIL|HINT|ASSERT):\s*(.*)", line)
+        start = re.match(r"(?:.*P\d\d\s+)?\s*(ERROR|WARN|INFO|DETAIL|ASSERT):\s*(.*)", line)
         if start:
             taking = start.group(1) in (level, "ASSERT")
             if taking:

@@ -80,9 +80,7 @@ def configuration(folder: Path, data: Path, cluster: ScratchCluster, repository:
 
 
 def lose(cluster: ScratchCluster) -> None:
-    """The server is gone: every process of it killed at once, then its data folder deleted. Only ever a scratch cluster."""
-    with cluster.connect() as connection:
-        assert_scratch(connection)
+    """The server is gone: every process of it killed at once, then its data folder deleted. The caller proved that it is a scratch one."""
     pid = cluster.pid
     children = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent(entry) == pid]
     for each in (pid, *children):
@@ -114,8 +112,9 @@ def experiment(
 ) -> dict:
     """Write, lose the server, restore, count. Raises BackupError if the experiment itself could not be made.
 
-    folder: new or empty; everything lies there, and is gone afterwards. archive_timeout_s: as the real server has it, at least 1. repository: options of
-    pgBackRest's repo1, by default a folder. rate: commits a second. worst: lose the server just before the next segment is archived.
+    folder: new or empty; everything lies there, and is gone afterwards. archive_timeout_s: as the real server has it, at least 1.
+    repository: options of pgBackRest's repo1, by default a folder. rate: commits a second. worst: lose the server just before the next
+    segment is archived.
 
     {archive_timeout_s, acked, recovered, lost_rows, lost_s (from the first acknowledged row that did not come back to the loss; 0 if none),
     gaps (numbers missing before the last that came back: must be 0), restore_s, commit_ms: {p50, p99}, segments}.
@@ -144,11 +143,12 @@ def experiment(
         writer = Writer(source.dsn(), rate)
         writer.start()
         archived = _wait_for_loss(source, archive_timeout_s, limit_s, worst)
-        lose(source)
         lost_at = time.monotonic()
+        lose(source)
         writer.stop.set()
         writer.join(30)
         acked = list(writer.acked)  # what was acknowledged until the very end counts
+        lost_at = max(lost_at, acked[-1][1] if acked else 0.0)
         started = time.monotonic()
         numbers, restored = _restored(pgbackrest, back, backup, bin_dir, user)
         return _verdict(acked, numbers, lost_at, writer.latencies) | {
@@ -169,6 +169,7 @@ def _wait_for_loss(source: ScratchCluster, archive_timeout_s: int, limit_s: floa
     query = "SELECT archived_count, extract(epoch FROM clock_timestamp() - last_archived_time)::float FROM pg_stat_archiver"
     until = time.monotonic() + limit_s
     with source.connect() as connection:
+        assert_scratch(connection)
         first = connection.execute(query).fetchone()[0]
         while True:
             count, age = connection.execute(query).fetchone()
