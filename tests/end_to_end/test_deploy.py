@@ -193,7 +193,7 @@ class TestDeploy:
         before = on_host("gateway1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* /etc/nginx/sites-enabled/* 2>/dev/null | sha256sum")
         contract["gateway"]["server_names"].append(".".join(["a" * 60] * 4))  # a name that DNS allows, and nginx's hash table does not
         run = ansible_playbook("--tags", "prepare", *extra(service=contract))
-        assert run.status == 2 and "server_names_hash" in run.output, run.output[-3000:]
+        assert run.status == 2 and "could not build" in run.output, run.output[-3000:]
         assert health()["version"] == "0.1.0"
         after = on_host("gateway1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* /etc/nginx/sites-enabled/* 2>/dev/null | sha256sum")
         assert before == after and on_host("gateway1", "nginx -t 2>&1 || true").count("successful") == 1
