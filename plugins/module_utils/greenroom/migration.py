@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 # These are imported so that Ansible ships them with the module; what runs of them is their source, elsewhere.
 from . import migration_alembic, migration_worker, transient_unit
 from .masking import masked, redact, secret_parts
-from .migration_evidence import Clock, applied_record, at, declared_record, head_record, names, plan_record
+from .migration_evidence import Clock, applied_record, at, declared_record, head_record, names, plan_record, rolled_back_record
 from .records import FAIL, PASS
 
 # A tool is a script that runs in the release's virtual environment and speaks the protocol of migration_alembic.
@@ -104,6 +104,7 @@ class Job:
     time_limit_s: int = 600
     tables: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
+    target: str = "head"  # of a downgrade: the revision to go back to, or base
 
     def unit(self, operation: str) -> str:
         """The transient unit's name. A migration has one name a service, so that a second one on the same host is refused by systemd."""
@@ -124,7 +125,7 @@ class Job:
             "url": self.database.url(self.service_url), "url_key": self.url_key, "database": self.database.keywords(),
             "lock_key": LOCK_KEY, "lock_wait_s": self.lock_wait_s, "lock_name": f"{APPLICATION_NAME}-lock {self.run_id}".strip(),
             "application_name": APPLICATION_NAME, "settings": settings, "time_limit_s": self.time_limit_s,
-            "tables": list(self.tables), "indexes": list(self.indexes),
+            "tables": list(self.tables), "indexes": list(self.indexes), "target": self.target,
         }  # fmt: skip
 
     def argv(self, operation: str) -> list[str]:
@@ -288,4 +289,31 @@ def migrated(job: Job, **how: object) -> tuple[dict, list[dict]]:
             f"{job.database.name} at {job.database.host}: {'; '.join(problems)}.{tail}",
             {**result, "evidence": evidence},
         )
+    return result, evidence
+
+
+def downgraded(job: Job, **how: object) -> tuple[dict, list[dict]]:
+    """Undo revisions down to `job.target` ("base" for all), under the same lock and limits; (result, evidence).
+
+    Whether that is allowed is for the rehearsal's manifest to say (`db_routes`), what has to be copied aside too.
+    result    {plan, undone: [{revision, message, seconds}], after, lock, changed, output}
+    Raises MigrationError with the same in its `result`; `changed` is true if the database is not where it was.
+    """
+    clock = Clock()
+    if job.target == "head":
+        raise MigrationError("the revision to go back to is missing. Give it as `target`; `base` undoes everything")
+    raw = judged(job, "downgrade", clock, **how)
+    before, after, error = raw["before"], raw["after"] or raw["before"], raw["error"]
+    why = failure(raw) if error else None
+    wanted = [] if job.target == "base" else [job.target]
+    if before and before["unknown"]:
+        why = why or refusal(before)
+    if not why and after["current"] != wanted:
+        why = f"the database is at {at(after['current'])}, not at {job.target}"
+    evidence = [rolled_back_record(job.target, raw, why, clock)]
+    moved = bool(before and after and before["current"] != after["current"])
+    undone = [one for one in raw["started"] if one["done"]]
+    result = {"plan": before, "undone": undone, "after": after, "lock": raw["lock"], "changed": moved, "output": raw["output"]}
+    if why:
+        raise MigrationError(f"{job.database.name} at {job.database.host}: {why}.", {**result, "evidence": evidence})
     return result, evidence

@@ -72,7 +72,7 @@ def set_on_connect(settings: dict) -> None:
 
 
 def move(config: object, scripts: object, direction: str, target: str, answer: dict, tell: Callable[[dict], None]) -> None:
-    """`alembic upgrade` or `downgrade` to `target`; `answer.started` gets an entry for every revision as it begins, so that a failure has a name."""
+    """`alembic upgrade` or `downgrade` to `target`; `answer.started` gets an entry for each revision as it begins: a failure has a name."""
     from alembic import command
     from alembic.script import ScriptDirectory
 

@@ -89,3 +89,13 @@ def declared_record(id: str, what: str, declared: list[str], found: dict | None,
     if bad:
         reason += f" (declared in dependencies.database.{what}; correct the migration or the contract)"
     return record(id, FAIL if bad else PASS, declared, there, reason=reason or None, **clock.keys())
+
+
+def rolled_back_record(target: str, raw: dict, why: str | None, clock: Clock) -> dict:
+    """The database is at the named revision, and no other data was touched (002 database rollback B)."""
+    done = [one for one in raw["started"] if one["done"]]
+    after = raw["after"] or raw["before"]
+    observed = f"at {at(after['current'])}, undone {len(done)}: {names(done)}" if after else None
+    status = FAIL if why and after else ERROR if why else PASS
+    detail = {"revisions": raw["started"], "lock_waited_s": raw["lock"].get("waited_s")}
+    return record("rollback.db.migration", status, f"at {target}", observed, reason=why, detail=detail, **clock.keys())

@@ -4,7 +4,8 @@ The lock's connection and the migration live and die together in one unit, so a 
 migration running without its lock. `migration.py` starts it with Greenroom's own Python (psycopg) as the service's user; the
 job comes on standard input, the result goes to standard output, both JSON.
 
-job     {operation: plan | migrate, tool: {python, source, config, cwd, env}, url, url_key, database: {libpq keyword: value},
+job     {operation: plan | migrate | downgrade, target: revision (of a downgrade),
+         tool: {python, source, config, cwd, env}, url, url_key, database: {libpq keyword: value},
          lock_key, lock_wait_s, lock_name, application_name, settings: {postgresql setting: value}, time_limit_s,
          tables: [name], indexes: [name]}
 result  {before, after, started, lock: {waited_s, holder}, tables: {missing}, indexes: {missing, invalid}, output,
@@ -88,7 +89,7 @@ def run_tool(job: dict, operation: str) -> dict:
     tool = job["tool"]
     request = {
         "operation": operation, "config": tool["config"], "env": tool["env"], "url": job["url"], "url_key": job["url_key"],
-        "settings": {**job["settings"], "application_name": job["application_name"]},
+        "settings": {**job["settings"], "application_name": job["application_name"]}, "target": job.get("target") or "head",
     }  # fmt: skip
     try:
         done = subprocess.run(
@@ -156,13 +157,13 @@ def run(job: dict) -> dict:
                 return result
             with advisory_lock(connection, job["lock_key"], job["lock_wait_s"], result["lock"]):
                 try:
-                    result.update(run_tool(job, "upgrade"))
+                    result.update(run_tool(job, "downgrade" if job["operation"] == "downgrade" else "upgrade"))
                 except WorkerError as error:
                     end_sessions(connection, job["application_name"])
                     # It could not say what it left: ask anew.
                     result.update(error.answer, after=run_tool(job, "plan")["before"])
                     result["error"] = {"kind": error.kind, "message": str(error)}
-                if not result["error"]:
+                if not result["error"] and job["operation"] == "migrate":
                     look(connection, job, result)
     except WorkerError as error:
         result["error"] = {"kind": error.kind, "message": str(error)}
