@@ -293,7 +293,7 @@ link_problems:
   elements: str
   returned: when O(slots) was given
 greenroom:
-  description: What the report says of the run. C(release) names the release, C(no_op_of) the run that made it live where it is live already.
+  description: What the report says of the run. C(release) names the release, C(no_op_of) the run that made it live if it is live already.
   type: dict
   returned: with states read, leased and planned
 greenroom_exit:

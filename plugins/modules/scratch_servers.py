@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: scratch_servers
 short_description: Make or drop the scratch database and virtual host of a run of the service's own tests
 description:
-  - Runs on the servers' own host. What it makes has names that say whose it is and of which run; what earlier runs have left is dropped first.
+  - Runs on the servers' own host. The names say whose it is and of which run; what earlier runs have left is dropped first.
   - Nothing is made while the live database lets every role in.
   - What it makes is gone at the end of the run, so it reports no change for it.
 options:
@@ -166,8 +166,8 @@ def main() -> None:
         result = library.absent(servers, p["service"], dry=module.check_mode)
         if result["left"]:
             module.fail_json(
-                msg=f"a test run has left things behind: {', '.join(result['left'])}. Drop databases, roles, virtual hosts and users of these "
-                "names by hand, or run --tags verify again: it does.",
+                msg=f"a test run has left things behind: {', '.join(result['left'])}. Drop databases, roles, virtual hosts and users of "
+                "these names by hand, or run --tags verify again: it does.",
                 dropped=result["dropped"], names=made,
             )  # fmt: skip
         if p["state"] == "present" and not module.check_mode:

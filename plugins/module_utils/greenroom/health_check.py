@@ -190,10 +190,10 @@ def as_whole(evidence: list, id: str, target: str, required: Iterable[str] = ())
     said = [f"{item['id']}: {item.get('reason') or item['status']}" for item in bad] + [f"{name}: not measured" for name in missing]
     if not evidence:
         said.append("no part was measured")
-    return records.record(
-        id, records.FAIL if said else records.PASS, f"every part passes: {', '.join(sorted({*(item['id'] for item in evidence), *required}))}",
-        f"{len(evidence) - len(bad)} of {len(evidence) + len(missing)} parts passed", reason="; ".join(said) or None, detail={"target": target},
-    )  # fmt: skip
+    wanted = f"every part passes: {', '.join(sorted({*(item['id'] for item in evidence), *required}))}"
+    seen = f"{len(evidence) - len(bad)} of {len(evidence) + len(missing)} parts passed"
+    status = records.FAIL if said else records.PASS
+    return records.record(id, status, wanted, seen, reason="; ".join(said) or None, detail={"target": target})
 
 
 def counts(evidence: list) -> dict:

@@ -16,7 +16,8 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "callback" / "greenroom_report
 NOTHING = "\N{EN DASH}"  # stands for a value that is not there
 WORDS = {
     "pass": "Passed", "fail": "Failed", "refused": "Refused", "person_needed": "A person is needed", "busy": "Busy",
-    "checked": "Checked only", "partial": "A part of the fleet", "error": "error", "no_evidence": "no evidence", "not_applicable": "not applicable",
+    "checked": "Checked only", "partial": "A part of the fleet",
+    "error": "error", "no_evidence": "no evidence", "not_applicable": "not applicable",
     "not_run": "not run", "incomplete": "not measured",
 }  # fmt: skip
 

@@ -64,7 +64,8 @@ class Database:
         where = f"PostgreSQL at {self.login.get('host')}:{self.login.get('port', 5432)}"
         try:
             with _acting_as(self.as_user):
-                connection = psycopg.connect(**self.login, dbname=name, autocommit=True, connect_timeout=10, application_name="greenroom-scratch")
+                about = {"dbname": name, "connect_timeout": 10, "application_name": "greenroom-scratch"}
+                connection = psycopg.connect(**self.login, **about, autocommit=True)
             with connection:
                 connection.execute(f"SET statement_timeout = '{TIMEOUT_S}s'")
                 yield connection
