@@ -156,8 +156,9 @@ notes:
     editable mode; I(import_name) (str): Python package that must import; I(version) (str): what its __version__ must say"
   - "B(redis) - a Redis server answers PING through its address, and keeps a value. I(url) (str): redis://, rediss:// or unix:// address
     without a password; I(url_key) (secret): key of a secret that is the whole address; I(password_key) (secret): key of the password;
-    I(ca_file) (str): file of the authorities for rediss; I(version_min) (str): oldest version allowed; I(round_trip) (bool, default
-    False): write, read and delete a key of the probe's own; I(key_prefix) (str): beginning of that key's name"
+    I(ca_file) (str): file of the authorities for rediss; I(expect) (str, default answers, one of answers/refused): whether it must
+    answer; I(version_min) (str): oldest version allowed; I(info) (dict): fields of INFO and the values they must have; I(round_trip)
+    (bool, default False): write, read and delete a key of the probe's own; I(key_prefix) (str): beginning of that key's name"
   - "B(resources) - the host has enough cores, memory, disk space and inodes (its control group's limits count first). I(cpu) (float):
     cores at least; I(memory_gb) (float): memory at least, in 10^9 bytes (a machine sold as 4 GB has a little less than 4 GiB); I(paths)
     (list of str): folders whose file systems are looked at; one that does not exist stands for its nearest parent; I(disk_gb) (float):
