@@ -103,7 +103,7 @@ def test_everybody_is_out_and_nobody_comes_in_until_it_is_open_again(cluster, ad
             assert crowd.done == before
             with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
                 app(cluster)
-        assert result["ended"] >= 9 and result["seconds"] < 5
+        assert result["ended"] >= 5 and result["seconds"] < 5  # some may be on their way back just then
         until = time.monotonic() + 10
         while crowd.done == before and time.monotonic() < until:
             time.sleep(0.02)

@@ -84,12 +84,12 @@ def test_what_the_manifest_says():
         return {**base, "measured": {"down_seconds": 0.25}, **more}
 
     copy = [{"table": "t", "columns": ["c"]}]
-    manifest = {
-        "revisions": [entry("a", "LOSSLESS"), entry("b", "LOSSY_AFTER_WRITES", recoverable=True, side_copy=copy, flags=["OLD_APP_BREAKS"])]
-    }
+    lossy = entry("b", "LOSSY_AFTER_WRITES", recoverable=True, side_copy=copy, flags=["OLD_APP_BREAKS"])
+    manifest = {"revisions": [entry("a", "LOSSLESS"), lossy]}
     both = db_routes.from_manifest(manifest, ["a", "b"])
     assert both == {
-        "verdict": "LOSSY_AFTER_WRITES", "old_app_works": False, "recoverable": True, "seconds": {"downgrade": 0.5}, "side_copy": {"b": copy}
+        "verdict": "LOSSY_AFTER_WRITES", "old_app_works": False, "recoverable": True, "seconds": {"downgrade": 0.5},
+        "side_copy": {"b": copy},
     }  # fmt: skip
     one = db_routes.from_manifest(manifest, ["a"])
     assert one["verdict"] == "LOSSLESS" and one["old_app_works"] is True and one["recoverable"] is None

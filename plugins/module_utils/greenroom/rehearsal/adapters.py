@@ -66,7 +66,10 @@ def identity(user: str | None) -> dict:
     """Options of subprocess.Popen to become `user`; none when the caller is not root."""
     if not user or os.geteuid() != 0:
         return {}
-    entry = pwd.getpwnam(user)
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError as error:
+        raise RehearsalError(f"the unix user {user} does not exist on this host. Make it, or give another one") from error
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 

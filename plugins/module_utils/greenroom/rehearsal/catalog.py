@@ -39,7 +39,7 @@ TYPES = """
            (SELECT array_agg(a.atttypid::bigint ORDER BY a.attnum) FROM pg_attribute a
              WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS parts,
            (SELECT rngsubtype::bigint FROM pg_range r WHERE r.rngtypid = t.oid) AS subtype
-      FROM pg_type t WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR t.typnamespace > 16383)
+      FROM pg_type t WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR t.oid > 16383)
 """
 SETTINGS = (
     "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;"

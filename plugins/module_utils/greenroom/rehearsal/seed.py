@@ -74,7 +74,7 @@ class Filler:
         self.connection, self.catalog, self.table, self.start = connection, catalog, table, start
         self.unique = {number for columns in table.unique for number in columns}
         self.pools = {column.number: self._pool(column) for column in table.columns}
-        self.fixes: dict[str, dict[int, str | None]] = {}
+        self.fixes: dict[str, tuple[int, ...]] = {}  # {check: which of the choices satisfied it}
         self.last_error = ""
 
     def _checks(self, column: Column) -> list[str]:
@@ -111,7 +111,7 @@ class Filler:
         elif kind["name"] in TIMES:
             found += [value_of(self.catalog, column.type, column.modifier, "full", k + days) for days in (400, 800)]
         elif kind["category"] == "S":
-            found += SHAPES
+            found += [shape.format(k=k) for shape in SHAPES]
         return list(dict.fromkeys([*found, *([] if column.not_null else [None])]))
 
     def parents(self) -> dict[str, list[tuple]]:
@@ -198,18 +198,17 @@ class Filler:
             column for column in self.table.columns if self.catalog.base(column.type)[2] or column.number in self.table.partition_key
         ]
         columns = [column for column in columns if column.number in row]
-        if name in self.fixes:
-            row.update(self.fixes[name])
-            if done := self.put(row, variant):
-                return done
-        k = self.start + i
+        choices = [self._choices(column, self.start + i) for column in columns]
         before = dict(row)
-        for choice in itertools.islice(itertools.product(*(self._choices(column, k) for column in columns)), TRIES):
-            fix = {column.number: value for column, value in zip(columns, choice, strict=True)}
+        places = itertools.islice(itertools.product(*(range(len(one)) for one in choices)), TRIES)
+        known = self.fixes.get(name)
+        known = known if known and all(place < len(one) for place, one in zip(known, choices, strict=True)) else None
+        for place in itertools.chain([known] if known else [], places):
+            fix = {column.number: one[at] for column, one, at in zip(columns, choices, place, strict=True)}
             done = self.put({**before, **fix}, variant)
             mended = done or not isinstance(self.failed, psycopg.errors.CheckViolation) or self.failed.diag.constraint_name != name
             if mended and (done or isinstance(self.failed, psycopg.errors.CheckViolation)):
-                self.fixes[name] = fix
+                self.fixes[name] = place
                 row.update(fix)
                 return done
         return None
