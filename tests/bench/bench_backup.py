@@ -107,7 +107,7 @@ class Bench:
         inside = self.folder / "inside"
         inside.mkdir()
         try:
-            with ScratchCluster(self.folder / "target") as target:
+            with ScratchCluster(self.folder / "target", settings=restore.SETTINGS) as target:
 
                 def fetch_and_restore() -> None:
                     place = self.site.places()[0]

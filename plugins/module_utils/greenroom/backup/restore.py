@@ -18,6 +18,8 @@ ROOM = 1.2  # of the source's size must be free on the scratch cluster's disk
 JOBS = 2
 # Settings of the restored database or its roles must not be in the way of the restore itself.
 OPTIONS = "-c client_min_messages=warning -c default_transaction_read_only=off -c session_preload_libraries="
+# Of the cluster that is restored into: rows copied into a table of the same transaction are not logged, indexes are built in memory.
+SETTINGS = {"wal_level": "minimal", "max_wal_senders": "0", "maintenance_work_mem": "256MB"}
 # What a good restore says: subscriptions are made without a connection, so that the copy pulls nothing.
 ALLOWED = re.compile(r"^(?:pg_restore: )?WARNING:\s+(?:tables were not subscribed|subscription was created, but is not connected)|^HINT: ")
 

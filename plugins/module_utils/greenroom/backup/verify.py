@@ -265,7 +265,7 @@ class _Walk:
 
     def _scratch(self):
         folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.scratch_dir))
-        self.cluster = ScratchCluster(folder, bin_dir=self.config["database.bin_dir"], user=self.user)
+        self.cluster = ScratchCluster(folder, bin_dir=self.config["database.bin_dir"], user=self.user, settings=restore.SETTINGS)
         self.cluster.superuser = self.document["source"]["superuser"]
         self.cluster.start()
         with self.cluster.connect() as connection:
