@@ -113,8 +113,10 @@ class Site:
         for name in ("repo2", "log", "lock", "spool"):
             owned(folder / name)
 
-    def configure(self, path: Path | None = None, cipher: str = CIPHER, secret: str = SECRET, **more: str) -> Path:
-        """Write pgBackRest's configuration; `more` are further global options, with _ for -."""
+    def configure(
+        self, path: Path | None = None, cipher: str = CIPHER, secret: str = SECRET, restore_side: bool = False, **more: object
+    ) -> Path:
+        """Write pgBackRest's configuration; `more` are further global options, with _ for -. restore_side: of a host without the server."""
         path = path or self.config
         options = {
             "repo1-type": "s3", "repo1-path": f"/{self.folder.name}", "repo1-s3-bucket": "backups", "repo1-s3-endpoint": "localhost",
@@ -127,7 +129,8 @@ class Site:
             **{key.replace("_", "-"): value for key, value in more.items()},
         }  # fmt: skip
         text = "[global]\n" + "".join(f"{key}={value}\n" for key, value in options.items() if value is not None)
-        text += f"\n[{self.stanza}]\npg1-path={self.data}\npg1-port={self.port}\npg1-socket-path={self.socket}\n"
+        if not restore_side:
+            text += f"\n[{self.stanza}]\npg1-path={self.data}\npg1-port={self.port}\npg1-socket-path={self.socket}\n"
         path.touch(mode=0o600)
         path.write_text(text)
         if USER:

@@ -146,6 +146,21 @@ def test_wal_and_backups_of_now_are_measured(site, point):
     assert {one["id"] for one in late["evidence"] if one["status"] == "fail"} == {"backup.physical.age", "protect.rpo"}
 
 
+def test_a_repository_that_is_down_does_not_hide_the_other(site, point, store):
+    pgbackrest = PgBackRest(site.stanza, site.configure(site.folder / "quick.conf", io_timeout=1))
+    store.stop()
+    try:
+        found = physical_evidence.check_wal(
+            pgbackrest, (1, 2), site.dsn("postgres"), max_age_s=3600, margin_s=60, rpo_limit_s=None
+        )  # fmt: skip
+    finally:
+        store.start()
+    by_repository = {(one["detail"]["target"], one["id"]): one["status"] for one in found["evidence"] if "detail" in one}
+    assert by_repository[("repository 1", "backup.physical.wal")] == "error"
+    assert by_repository[("repository 2", "backup.physical.wal")] == "pass"
+    assert "store cannot be reached" in found["problems"]
+
+
 def test_a_cluster_without_checksums_is_red(new_site):
     site = new_site(checksums=False)
     pgbackrest = PgBackRest(site.stanza, site.config)
@@ -197,7 +212,8 @@ def test_the_module_goes_all_the_way(site, point, room):
     made = module({"state": "point", "point_file": file, **common, **server})
     assert made["changed"] is True, made
     assert "fingerprint" not in made["point"]
-    drilled = module({"state": "drill", "point_file": file, "folder": str(room / "drill"), "role": "app", **common})
+    elsewhere = {**common, "config": str(site.configure(site.folder / "restore.conf", restore_side=True))}
+    drilled = module({"state": "drill", "point_file": file, "folder": str(room / "drill"), "role": "app", **elsewhere})
     assert drilled.get("failed") is None, drilled
     assert drilled["drills"][0]["verdict"] == "verified"
     assert drilled["changed"] is False
