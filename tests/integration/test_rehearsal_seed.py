@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rehearsal_project import ROOT, Project, make_venv, open_folder
 
 EVERY_TYPE = """
-    smallint; integer; bigint; numeric; numeric(8,3); real; double precision; money; boolean; text; varchar(5); char(3); "char"; name; uuid;
-    date; time; timetz; timestamp; timestamptz(3); interval; bytea; json; jsonb; xml; inet; cidr; macaddr; macaddr8; bit(4); varbit(9); point;
+    smallint; integer; bigint; numeric; numeric(8,3); real; double precision; money; boolean; text; varchar(5); char(3); "char"; name;
+    uuid; date; time; timetz; timestamp; timestamptz(3); interval; bytea; json; jsonb; xml; inet; cidr; macaddr; macaddr8; bit(4); varbit(9); point;
     line; lseg; box; path; polygon; circle; tsvector; tsquery; pg_lsn; jsonpath; int4range; numrange; tstzrange; daterange; int4multirange;
     integer[]; text[]; jsonb[]; mood; mood[]; email; pair; oid; xid8
 """.replace("\n   ", "").strip().split("; ")

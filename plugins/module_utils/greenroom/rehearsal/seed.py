@@ -74,7 +74,7 @@ class Filler:
         self.connection, self.catalog, self.table, self.start = connection, catalog, table, start
         self.unique = {number for columns in table.unique for number in columns}
         self.pools = {column.number: self._pool(column) for column in table.columns}
-        self.fixes: dict[str, tuple[int, ...]] = {}  # {check: which of the choices satisfied it}
+        self.fixes: dict[tuple, tuple[int, ...]] = {}  # {check and its columns: which of the choices satisfied it}
         self.last_error = ""
 
     def _checks(self, column: Column) -> list[str]:
@@ -201,14 +201,15 @@ class Filler:
         choices = [self._choices(column, self.start + i) for column in columns]
         before = dict(row)
         places = itertools.islice(itertools.product(*(range(len(one)) for one in choices)), TRIES)
-        known = self.fixes.get(name)
+        key = (name, *(column.number for column in columns))
+        known = self.fixes.get(key)
         known = known if known and all(place < len(one) for place, one in zip(known, choices, strict=True)) else None
         for place in itertools.chain([known] if known else [], places):
             fix = {column.number: one[at] for column, one, at in zip(columns, choices, place, strict=True)}
             done = self.put({**before, **fix}, variant)
             mended = done or not isinstance(self.failed, psycopg.errors.CheckViolation) or self.failed.diag.constraint_name != name
             if mended and (done or isinstance(self.failed, psycopg.errors.CheckViolation)):
-                self.fixes[name] = place
+                self.fixes[key] = place
                 row.update(fix)
                 return done
         return None
