@@ -17,7 +17,7 @@ from ansible.module_utils.greenroom.backup import point_in_time, wal
 from ansible.module_utils.greenroom.backup.errors import BackupError, NoSpaceError
 from ansible.module_utils.greenroom.backup.pgbackrest import PgBackRest
 from ansible.module_utils.greenroom.backup.point_in_time import Target
-from physical_site import until
+from physical_site import USER, until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -127,6 +127,23 @@ def test_a_prepared_transaction_comes_back_and_is_named(site, pgbackrest, room):
         site.sql("ROLLBACK PREPARED 'still open'", dbname="app")
     with restored(site, pgbackrest, room / "copy", Target("name", point["name"], point["lsn"])) as (_, told):
         assert told["prepared"] == ["still open"]
+
+
+def test_a_tablespace_comes_back_beside_the_copy_and_not_over_the_sources(site, pgbackrest, folders, room):
+    place = folders("tablespace")
+    shutil.chown(place, USER)
+    site.sql(f"CREATE TABLESPACE other LOCATION '{place}'")
+    site.sql("CREATE TABLE elsewhere (id int PRIMARY KEY) TABLESPACE other", "INSERT INTO elsewhere VALUES (1), (2)", dbname="app")
+    pgbackrest.backup(2, "incr")
+    point = known(site, pgbackrest, (2,))
+    target = Target("name", point["name"], point["lsn"])
+    with restored(site, pgbackrest, room / "copy", target) as (cluster, _):
+        assert point_in_time.compare(cluster, point)[1] == []
+        with cluster.connect("app") as connection:
+            location = connection.execute("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'other'").fetchone()[0]
+        assert Path(location).is_relative_to(room)
+    site.sql("DROP TABLE elsewhere", dbname="app")
+    site.sql("DROP TABLESPACE other")
 
 
 def test_an_lsn_a_time_and_the_end_of_a_backup_are_targets_too(site, pgbackrest, room):
