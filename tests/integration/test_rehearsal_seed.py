@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster
 from ansible.module_utils.greenroom.rehearsal import catalog, growth, seed, state
+from ansible.module_utils.greenroom.rehearsal.ground import Ground, Options
 from ansible.module_utils.testing import patch_module_args
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rehearsal_project import ROOT, Project, make_venv, open_folder
 
 EVERY_TYPE = """
-    smallint; integer; bigint; numeric; numeric(8,3); real; double precision; money; boolean; text; varchar(5); char(3); "char"; name;
-    uuid; date; time; timetz; timestamp; timestamptz(3); interval; bytea; json; jsonb; xml; inet; cidr; macaddr; macaddr8; bit(4); varbit(9); point;
-    line; lseg; box; path; polygon; circle; tsvector; tsquery; pg_lsn; jsonpath; int4range; numrange; tstzrange; daterange; int4multirange;
-    integer[]; text[]; jsonb[]; mood; mood[]; email; pair; oid; xid8
+    smallint; integer; bigint; numeric; numeric(8,3); real; double precision; money; boolean; text; varchar(5);
+    char(3); "char"; name; uuid; date; time; timetz; timestamp; timestamptz(3); interval; bytea; json; jsonb; xml;
+    inet; cidr; macaddr; macaddr8; bit(4); varbit(9); point; line; lseg; box; path; polygon; circle; tsvector; tsquery;
+    pg_lsn; jsonpath; int4range; numrange; tstzrange; daterange; int4multirange; integer[]; text[]; jsonb[]; mood;
+    mood[]; email; pair; oid; xid8
 """.replace("\n   ", "").strip().split("; ")
 TYPES = (
     "CREATE TYPE mood AS ENUM ('a b', 'c''d', 'e'); CREATE TYPE pair AS (one integer, other text);"
@@ -168,6 +173,34 @@ def test_states_differ_by_what_changed_and_by_nothing_else(cluster, database):
         first = second
     database.execute("SELECT setval('t_id_seq', 1)")
     assert "t_id_seq was at" in state.sequence_losses(first, state.take(cluster, name, database))[0]
+
+
+def test_the_migrating_user_reaches_the_socket_and_is_no_superuser(folder):
+    if os.geteuid() != 0:
+        pytest.fail("this test needs root: it becomes another user")
+
+    class Adapter:
+        user, version_tables = "nobody", ()
+
+        def close(self):
+            pass
+
+    with ScratchCluster(folder / "u") as one:
+        ground = Ground(one, Adapter(), Options(owner="boss"))
+
+        def sql(role, user="nobody"):
+            argv = ["runuser", "-u", user, "--", f"{one.bin_dir}/psql", "-X", "-h", str(one.socket_dir), "-p", str(one.port), "-U", role]
+            done = subprocess.run([*argv, "-c", "SELECT 1", "postgres"], capture_output=True, text=True, cwd="/", check=False)
+            return done.returncode, done.stderr
+
+        wait = time.monotonic() + 5
+        while sql("postgres")[0] == 0 and time.monotonic() < wait:
+            time.sleep(0.05)
+        assert sql("boss") == (0, "")
+        assert "Peer authentication failed" in sql("postgres")[1]
+        assert "Permission denied" in sql("boss", "daemon")[1]
+        one.connect().close()
+        ground.close()
 
 
 def test_the_module(folder, capsys):

@@ -63,7 +63,10 @@ class Ground:
                 self.admin.execute(f"CREATE ROLE {quoted(role)} LOGIN")
 
     def _admit(self, user: str | None) -> None:
-        """Let the unix user that migrates through to the socket, and nobody else."""
+        """Let the unix user that migrates through to the socket, and nobody else; as the superuser only root and the server's own user.
+
+        The release's code is not ours: a superuser of the scratch cluster could start programs as the server's unix user.
+        """
         if not user or os.geteuid() != 0:
             return
         try:
@@ -72,6 +75,12 @@ class Ground:
         except KeyError as error:
             raise RehearsalError(f"the unix user {user} does not exist on this host. Make it, or give another one") from error
         os.chmod(self.cluster.socket_dir, 0o770)
+        boss = self.cluster.superuser
+        mapped = [f"rehearsal {name} {boss}" for name in ("root", self.cluster.user or "root")]
+        (self.cluster.data_dir / "pg_ident.conf").write_text("\n".join(mapped) + "\n")
+        hba = f'local all "{boss}" peer map=rehearsal\nlocal all all trust\n'
+        (self.cluster.folder / "hba.conf").write_text(hba)
+        self.admin.execute("SELECT pg_reload_conf()")
 
     @property
     def versions(self) -> tuple[str, ...]:
