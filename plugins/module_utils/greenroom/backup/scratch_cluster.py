@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from .errors import NoSpaceError, ScratchError, no_space
+from .pipeline import argv_of
 
 MARKER = "GREENROOM_SCRATCH"
 CLUSTER_NAME = "greenroom-scratch"
@@ -151,7 +152,8 @@ class ScratchCluster:
     def _initdb(self) -> None:
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ScratchError(f"{self.data_dir}: is not empty and has no {MARKER}. Give an empty folder")
-        argv = [f"{self.bin_dir}/initdb", "-D", str(self.data_dir), "-U", self.superuser, "-A", "trust", "-E", self.encoding]
+        # An initdb that outlives a killed parent would go on writing into a folder that somebody else has cleaned up.
+        argv = argv_of(f"{self.bin_dir}/initdb", "-D", str(self.data_dir), "-U", self.superuser, "-A", "trust", "-E", self.encoding)
         argv += [f"--locale={self.locale}", "--no-sync", "--no-instructions"]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **self._as_user())
         if done.returncode:
