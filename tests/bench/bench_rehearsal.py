@@ -2,8 +2,8 @@
 
     python tests/bench/bench_rehearsal.py [default|full]
 
-Prints seconds a revision (clusters and control included) of three runs, and where a walk spends them. Exit status 1 if the median at default
-depth is above 3 s a revision.
+Prints seconds a revision (clusters and control included) of three runs, and where a walk spends them. Exit status 1 if the median at
+default depth is above 3 s a revision.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import statistics
 import sys
 from pathlib import Path
 
+import ansible.module_utils
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
-import conftest  # noqa: E402,F401 - makes the library importable
 from rehearsal_project import make_venv, open_folder  # noqa: E402
 
 LIMIT_S, RUNS = 3.0, 3
