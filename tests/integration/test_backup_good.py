@@ -155,6 +155,9 @@ def test_retention_never_removes_the_last_proved_backup(site):
     assert first not in left and made[1] in left and made[3] in left
     assert first not in " ".join(place.keys()), "its files are gone too"
     assert retention.plan([], 1, [])[0] == []
+    (site.work / "proved.json").write_text("{")
+    made = dump.run_dump(config)
+    assert "not applied" in made["retention"]["local"]["note"] and manifest.ids(place.keys()) == sorted([*left, made["id"]])
 
 
 @pytest.mark.timeout(120)

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from ..durable import DurableError
 from . import configuration, dump, manifest, signature, store, verify
 from .errors import BackupError
 
@@ -23,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         result, good = _COMMANDS[arguments.command](configuration.load(arguments.config), arguments)
-    except BackupError as error:
-        result, good = {**error.result, "error": str(error)}, False
+    except (BackupError, DurableError, OSError) as error:
+        result, good = {**getattr(error, "result", {}), "error": str(error)}, False
         print(f"greenroom.backup {arguments.command}: {error}", file=sys.stderr)
     print(json.dumps(result, ensure_ascii=False, default=str))
     return 0 if good else 1

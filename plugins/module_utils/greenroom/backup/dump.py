@@ -288,10 +288,10 @@ def _spread(config: Configuration, folder: Path, document: dict, places: list, c
 def prune(config: Configuration, places: list) -> dict:
     """Apply retention.logical: {place: {removed: [id], note}}. A place whose key cannot delete keeps all, and says so."""
     keep, outcome = int(config["retention.logical"]), {}
-    verified = proved(config)
     for place in places:
         removed: list[str] = []
         try:
+            verified = proved(config)
             manifests = [manifest.parse(place.read(f"{one}/{manifest.MANIFEST}")) for one in manifest.ids(place.keys())]
             gone, note = retention.plan(manifests, keep, verified)
             for backup_id in gone:
@@ -307,7 +307,10 @@ def prune(config: Configuration, places: list) -> dict:
 
 def proved(config: Configuration) -> list[str]:
     """Ids of backups that a restore has proved, as this host was told (`mark_proved`)."""
-    document = durable.read_sealed(Path(config["work_dir"]) / "proved.json", "Run backup_verify again")
+    try:
+        document = durable.read_sealed(Path(config["work_dir"]) / "proved.json", "Remove it and run backup_verify again")
+    except durable.DurableError as error:
+        raise BackupError(str(error)) from error
     return list(document["ids"]) if document else []
 
 
@@ -316,4 +319,4 @@ def mark_proved(config: Configuration, backup_id: str) -> None:
     if not manifest.ID.fullmatch(backup_id):
         raise BackupError(f"{backup_id!r} is no id of a backup")
     ids = [one for one in proved(config) if one != backup_id] + [backup_id]
-    durable.write_sealed(Path(config["work_dir"]) / "proved.json", {"ids": ids[-100:]}, 0o640)
+    durable.write_sealed(Path(config["work_dir"]) / "proved.json", {"ids": ids[-100:]})
