@@ -14,6 +14,7 @@ from .pgbackrest import PgBackRest, Ran
 
 KINDS = {"full": "full", "incremental": "incr"}
 LOOK_S = 120  # one look into a repository may take this long (seconds)
+PATIENCE_S = 3  # … and waits so long for a store that does not answer
 NO_STANZA = (1, 3)  # codes of `info`: no folder of the stanza, no files in it
 
 
@@ -24,6 +25,8 @@ class Repositories:
         physical = config["physical"]
         self.places = {one["place"]: int(one["key"]) for one in physical["repositories"]}
         self.pgbackrest = PgBackRest(physical["stanza"], physical["config_file"], limit_s=limit_s)
+        # A store that is down is asked again and again for pgBackRest's io-timeout (60 s by default): a look must not take that long.
+        self.looking = PgBackRest(physical["stanza"], physical["config_file"], limit_s=LOOK_S, options=(f"--io-timeout={PATIENCE_S}",))
 
     def missing(self) -> list[str]:
         """Places without a stanza. Raises BackupError if one cannot be read, or belongs to another cluster."""
@@ -31,7 +34,7 @@ class Repositories:
 
     def _code(self, place: str) -> int:
         key = self.places[place]
-        entries = self.pgbackrest._json("info", f"--repo={key}")
+        entries = self.looking._json("info", f"--repo={key}")
         entry = next((one for one in entries if one.get("name") == self.pgbackrest.stanza), None)
         if entry is None:
             return NO_STANZA[0]
@@ -50,10 +53,11 @@ class Repositories:
 
     def look(self, place: str) -> list[dict]:
         """The backups of one place, oldest first, as `pgbackrest.plain_backup` has them. Raises BackupError if it has no stanza."""
-        return self.pgbackrest.backups(self.places[place])
+        return self.looking.backups(self.places[place])
 
     def backup(self, place: str, job: str) -> dict:
-        """One backup (job: `full` or `incremental`) into one place; `plain_backup` of it. Raises BackupError."""
+        """One backup (job: `full` or `incremental`) into one place; `plain_backup` of it. Raises BackupError, soon if the place is down."""
+        self.look(place)
         return self.pgbackrest.backup(self.places[place], KINDS[job])
 
     def expire(self, place: str, full: int, days: int) -> dict:
