@@ -190,7 +190,14 @@ def test_the_page_is_written_whole_and_for_everybody(config, tmp_path):
 
 # --- the archive's verdict -------------------------------------------------------------------------------------------
 
-HEALTHY = {"mode": "on", "command": "pgbackrest archive-push %p", "last_failed_s": 5.0, "last_archived_s": 6.0, "waiting": 0}
+HEALTHY = {
+    "mode": "on",
+    "command": "pgbackrest archive-push %p",
+    "last_failed_s": 5.0,
+    "last_archived_s": 6.0,
+    "waiting": 0,
+    "now_s": 1000.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +206,7 @@ HEALTHY = {"mode": "on", "command": "pgbackrest archive-push %p", "last_failed_s
         ({"mode": "off"}, "archive_mode is off"),
         ({"command": "/bin/true"}, "does not call pgBackRest"),
         ({"last_failed_s": 7.0, "waiting": 3}, "3 segments wait"),
+        ({"oldest_waiting_s": 8.0, "waiting": 2}, "a segment waits for 992 s, 2 in all"),
     ],
 )
 def test_an_archive_that_does_not_work_says_why(keys, text):

@@ -29,6 +29,9 @@ NAMES = (
 )  # fmt: skip
 
 
+WAITS_S = 120  # a segment that waits longer than this is not archived in time
+
+
 def dsn(config: Mapping) -> dict:
     """libpq's keywords for the server of `backup.json`, as its superuser over the socket."""
     database = config["database"]
@@ -80,4 +83,8 @@ def failing(state: Mapping) -> str | None:
         return f"archive_command does not call pgBackRest: {state['command'][:100]!r}. Run the role postgresql"
     if state["last_failed_s"] > state["last_archived_s"]:
         return f"the last try to archive failed, {state['waiting']} segments wait. Run `pgbackrest check` as postgres to see why"
+    # A try that hangs, because a store does not answer, has not failed yet.
+    if state["waiting"] and state["now_s"] - state["oldest_waiting_s"] > WAITS_S:
+        waited = state["now_s"] - state["oldest_waiting_s"]
+        return f"a segment waits for {waited:.0f} s, {state['waiting']} in all. Run `pgbackrest check` as postgres to see why"
     return None
