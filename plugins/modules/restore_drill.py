@@ -19,7 +19,8 @@ options:
       - V(drill) (restore host) restores O(point_file) from every repository and proves it.
       - V(mark) (database host) writes into the repositories which backups O(drills) proved; retention keeps the last of those.
       - V(wal) (database host) looks at the backups and at every WAL segment from the newest backup to now, and at the RPO of this moment.
-      - V(rpo) (restore host) measures the RPO by experiment. A throw-away server with O(archive_timeout_s) is lost with its disk.
+      - V(rpo) (restore host) measures the RPO by experiment. A throw-away server with O(archive_timeout_s) is lost with its disk. It
+        archives into a folder; what a push to a distant store takes longer is in the RPO of V(wal).
     type: str
     choices: [point, drill, mark, wal, rpo]
     required: true
