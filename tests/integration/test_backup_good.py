@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.greenroom.backup import dump, fingerprint, manifest, retention, verify
 from ansible.module_utils.greenroom.backup.errors import BackupError
+from ansible.module_utils.greenroom.records import record
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
 from backup_fixtures import *  # noqa: F403 - fixtures
@@ -56,6 +57,25 @@ def test_what_was_not_asked_for_is_not_run_and_never_passed(site, backup):
     assert result["verdict"] == "verified", result["statement"]
     assert statuses(result)["backup.logical.key_probe"] == "not_run"
     assert "Not run: no column was named, although pgcrypto is installed" in result["statement"]
+
+
+def test_further_checks_see_the_restored_copy_and_a_red_one_counts(site, backup):
+    seen = []
+
+    def rows(cluster, database):
+        with cluster.connect(database) as connection:
+            seen.append(connection.execute("SELECT count(*) FROM customers").fetchone()[0])
+        status, reason = ("pass", None) if len(seen) == 1 else ("fail", "as asked for")
+        return [record("verify.api.basic", status, 60, seen[-1], reason=reason)]
+
+    def breaks(_cluster, _database):
+        raise BackupError("the release does not start")
+
+    assert verify.verify(site.config(), also=rows)["verdict"] == "verified" and seen == [60]
+    for check, words in ((rows, "as asked for"), (breaks, "the release does not start")):
+        result = verify.verify(site.config(), also=check)
+        assert (result["verdict"], result["failed_step"]) == ("failed", "also") and words in result["statement"]
+        assert statuses(result)["backup.logical.negative_control"] == "not_run"
 
 
 def test_a_database_with_an_icu_locale_and_one_with_a_single_table_are_no_false_alarms(site):
