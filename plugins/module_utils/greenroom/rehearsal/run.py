@@ -7,6 +7,7 @@ import dataclasses
 import queue
 import secrets
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .walk import Walk
 
 WALKERS = 2
 CONTROLS = 3
+PREFIX, STALE_S = "rehearsal-run-", 24 * 3600
 SETTINGS = {"max_wal_senders": "0", "wal_level": "minimal", "shared_buffers": "128MB", "max_connections": "30", "checkpoint_timeout": "1h"}
 
 
@@ -44,6 +46,17 @@ def selected(history: list[Revision], current: list[str] | None) -> list[Revisio
         raise RehearsalError(f"the database is at revision {', '.join(unknown)}, which this release does not contain. Deploy one that does")
     done = ancestors(history, current)
     return [one for one in history if one.revision not in done]
+
+
+def made_folder(folder: Path) -> Path:
+    """A folder of this run's own below `folder`; what runs that were killed left there a day ago is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{PREFIX}*"):
+        if stale.is_dir() and time.time() - stale.stat().st_mtime > STALE_S:
+            shutil.rmtree(stale, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+    made.chmod(0o755)
+    return made
 
 
 class Walker:
@@ -92,8 +105,8 @@ def rehearse(
 ) -> dict:  # fmt: skip
     """Rehearse the pending revisions of a database at `current`, or the whole history if that is None; the manifest.
 
-    folder: where the scratch clusters live, made and removed. controls: how many bad migrations are walked beside. released: {release:
-    its newest revision}, all of which must still exist. about: what else the manifest should say (release, commit).
+    folder: where the scratch clusters live, in a folder of this run's own that is made and removed. controls: how many bad migrations are
+    walked beside. released: {release: its newest revision}, all of which must still exist. about: what else the manifest should say.
     Raises RehearsalError if the rehearsal could not be carried out at all; what a revision does wrong is in the manifest.
     """
     began = time.monotonic()
@@ -111,8 +124,8 @@ def rehearse(
     checks: list[dict] = []
 
     def work(number: int) -> None:
-        with ScratchCluster(folder / f"walker{number}", settings=SETTINGS, bin_dir=bin_dir, user=cluster_user) as cluster:
-            ground = Ground(cluster, adapter.copy(), options)
+        with ScratchCluster(work_folder / f"walker{number}", settings=SETTINGS, bin_dir=bin_dir, user=cluster_user) as cluster:
+            ground = Ground(cluster, adapter if number == 0 else adapter.copy(), options)
             walker = Walker(ground, history)
             try:
                 while True:
@@ -129,8 +142,7 @@ def rehearse(
             finally:
                 ground.close()
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    work_folder = made_folder(folder)
     try:
         if todo:
             with concurrent.futures.ThreadPoolExecutor(walkers) as pool:
@@ -138,7 +150,7 @@ def rehearse(
                     future.result()
     finally:
         adapter.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(work_folder, ignore_errors=True)
     promised = any(one["verdict"] in (verdict.LOSSLESS, verdict.LOSSY) for one in entries.values())
     if promised and not any(sum(one["rows"].values()) for one in entries.values()):
         raise RehearsalError("no row was written in the whole rehearsal, so it shows nothing about data", {"revisions": list(entries)})
