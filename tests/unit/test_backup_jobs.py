@@ -105,6 +105,16 @@ def test_neither_status_nor_word_alone_makes_a_backup(config, monkeypatch, stdou
     assert result["success"] == {"store": 5.0}, "what was good before stays known"
 
 
+def test_a_place_that_got_its_backup_has_it_though_another_failed(config, monkeypatch):
+    told = {"id": "b1", "places": {"store": {"ok": False, "reason": "down"}, "local": {"ok": True, "bytes": 5}}}
+    logical_answer(monkeypatch, json.dumps(told), 1, "not in 1 of 2 places")
+    result = job.run(config, "logical")
+    assert {name: one["ok"] for name, one in result["places"].items()} == {"store": False, "local": True}
+    assert result["places"]["store"]["reason"] == "down" and set(result["success"]) == {"local"}
+    logical_answer(monkeypatch, json.dumps(told), -9, "killed")
+    assert not any(one["ok"] for one in job.run(config, "logical")["places"].values())
+
+
 def test_one_place_that_fails_keeps_the_other_from_nothing(config, monkeypatch):
     class Fake:
         places = {"store": 1, "local": 2}  # noqa: RUF012

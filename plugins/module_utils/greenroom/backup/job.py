@@ -124,10 +124,12 @@ def _logical(config: Mapping, result: dict) -> None:
     except (ValueError, TypeError, KeyError):
         told, places = {}, {}
     said = " ".join(done.stderr.split())[-1500:] or f"the logical backup ended with status {done.returncode} and said nothing"
+    failed = [name for name, one in places.items() if one.get("ok") is False]
+    believed = done.returncode == 0 or (done.returncode == 1 and bool(failed))
     for name in _names(config, "logical"):
         one = places.get(name) or {"ok": False, "reason": said}
-        # Neither the status nor the place's own word alone is believed.
-        good = done.returncode == 0 and one.get("ok") is True
+        # Neither the status nor the place's own word alone is believed: a status of 1 must be borne out by a place that failed.
+        good = believed and one.get("ok") is True
         size = one.get("bytes", told.get("bytes"))
         result["places"][name] = {"ok": good, "reason": None if good else one.get("reason") or said, "bytes": size, "id": told.get("id")}
 
