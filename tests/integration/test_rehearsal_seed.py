@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster
-from ansible.module_utils.greenroom.rehearsal import catalog, growth, seed, state
+from ansible.module_utils.greenroom.rehearsal import catalog, growth, seed, state, statements
 from ansible.module_utils.greenroom.rehearsal.ground import Ground, Options
 from ansible.module_utils.testing import patch_module_args
 
@@ -201,6 +201,23 @@ def test_the_migrating_user_reaches_the_socket_and_is_no_superuser(folder):
         assert "Permission denied" in sql("boss", "daemon")[1]
         one.connect().close()
         ground.close()
+
+
+def test_statements_are_recorded_by_the_server(folder):
+    with ScratchCluster(folder / "r", settings={"shared_preload_libraries": "pg_stat_statements"}) as one, one.connect() as admin:
+        admin.execute("CREATE EXTENSION pg_stat_statements; CREATE ROLE app LOGIN")
+        admin.execute("CREATE TABLE t (id integer, v text); GRANT ALL ON t TO app")
+        with one.connect(user="app") as service:
+            service.execute("SELECT v FROM t WHERE id = %s", [7])
+            service.execute("SET work_mem = '5MB'; INSERT INTO t VALUES (1, 'a')")
+        texts = statements.recorded(admin, "app")
+        assert texts == ["INSERT INTO t VALUES ($1, $2)", "SELECT v FROM t WHERE id = $1"]
+        trials = [statements.Statement(text, recorded=True) for text in texts]
+        good = statements.tried(admin, trials)
+        admin.execute("ALTER TABLE t RENAME v TO w")
+        assert good == {} and statements.breaks(trials, good, statements.tried(admin, trials)) == [
+            'SELECT v FROM t WHERE id = $1: column "v" does not exist'
+        ]
 
 
 def test_the_module(folder, capsys):

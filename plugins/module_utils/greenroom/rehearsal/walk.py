@@ -266,7 +266,8 @@ class Walk:
         with self.step(8):
             for loss in states.carried(written, lower, before):
                 if not states.key_changed(loss, written, again, lower.rows[loss.table].table):
-                    self.found(8, "OLD_DATA_LOST_AFTER_WRITES", f"the old schema could hold it, but it is lost: {loss.text()}", loss.table)
+                    text = f"in the old schema it is gone or another value, and no upgrade brings it back: {loss.text()}"
+                    self.found(8, "OLD_DATA_LOST_AFTER_WRITES", text, loss.table)
             for loss in states.row_losses(written, again):
                 self.found(8, "DISAPPEARS", f"written at {self.revision.revision}, gone after the downgrade: {loss.text()}", loss.table)
                 self.loses.append({"table": loss.table, "column": loss.column, "rows": loss.rows, "when": "after writes"})
