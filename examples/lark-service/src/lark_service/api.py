@@ -21,13 +21,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lark_service import __version__, logs, metrics
-from lark_service.broker import Broker, BrokerUnavailable
-from lark_service.feishu import CredentialsRefused, FeishuClient, FeishuError, RateLimited
-from lark_service.health import Health
-from lark_service.messages import Messages, NewMessage
-from lark_service.settings import Settings
-from lark_service.store import UNAVAILABLE, AppDisabled, NotFound, Store
-from lark_service.tokens import Tokens
+from lark_service.broker import BrokerUnavailable
+from lark_service.feishu import CredentialsRefused, FeishuError, RateLimited
+from lark_service.messages import NewMessage
+from lark_service.services import Services
+from lark_service.store import UNAVAILABLE, AppDisabled, NotFound
 
 SESSION_LIFETIME_S = 600
 SLOW_S = 0.5
@@ -38,32 +36,6 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 log = logs.get(__name__)
-
-
-class Services:
-    """The parts that requests use. Tests put their own in."""
-
-    def __init__(
-        self, settings: Settings, store: Store | None = None, broker: Broker | None = None, feishu: FeishuClient | None = None
-    ) -> None:
-        self.settings = settings
-        self.store = store or Store(settings)
-        self.broker = broker or Broker(settings)
-        self.feishu = feishu or FeishuClient(settings.feishu_base_url, settings.feishu_timeout_s)
-        self.tokens = Tokens(self.store, self.feishu, settings.token_refresh_margin_s)
-        self.messages = Messages(self.store, self.broker)
-        self.health = Health(settings, self.store, self.broker, self.feishu)
-
-    async def open(self) -> None:
-        """Opens what can be opened; nothing here fails because a dependency is away."""
-        await self.store.open()
-        self.broker.start()
-
-    async def close(self) -> None:
-        """Closes everything, the database last."""
-        await self.broker.close()
-        await self.feishu.close()
-        await self.store.close()
 
 
 def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -23,14 +23,13 @@ import typer
 
 from lark_service import __version__, logs
 from lark_service import template as env_template
-from lark_service.api import Services
 from lark_service.broker import UNAVAILABLE as BROKER_UNAVAILABLE
 from lark_service.broker import BrokerUnavailable
 from lark_service.feishu import CredentialsRefused, FeishuError, FeishuUnreachable, RateLimited
 from lark_service.messages import NewMessage
-from lark_service.settings import ConfigurationError, Settings, load
+from lark_service.services import Services
+from lark_service.settings import EX_CONFIG, ConfigurationError, Settings, load
 from lark_service.store import UNAVAILABLE, AlreadyExists, AppDisabled, NotFound
-from lark_service.web import EX_CONFIG
 
 FAILED, NOT_FOUND, CONFLICT, REFUSED = 1, 3, 4, 5
 _APP_ID = re.compile(r"cli_[A-Za-z0-9]{4,60}")

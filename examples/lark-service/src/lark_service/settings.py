@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+EX_CONFIG = 78  # sysexits.h: the configuration is at fault, starting again will not help
 LOOPBACK = {"", "localhost", "127.0.0.1", "::1"}
 
 

@@ -7,10 +7,9 @@ import sys
 import uvicorn
 
 from lark_service import logs, metrics
-from lark_service.api import Services, create_app
-from lark_service.settings import ConfigurationError, load
-
-EX_CONFIG = 78  # sysexits.h: the configuration is at fault, starting again will not help
+from lark_service.api import create_app
+from lark_service.services import Services
+from lark_service.settings import EX_CONFIG, ConfigurationError, load
 
 
 def main() -> None:

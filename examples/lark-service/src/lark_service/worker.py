@@ -23,14 +23,13 @@ from aio_pika.abc import AbstractIncomingMessage
 from pydantic import ValidationError
 
 from lark_service import logs
-from lark_service.api import Services
 from lark_service.broker import QUEUE, UNAVAILABLE, BrokerUnavailable, retry_queue
 from lark_service.feishu import FeishuError, FeishuUnreachable, RateLimited
 from lark_service.messages import QueuedMessage
-from lark_service.settings import ConfigurationError, load
+from lark_service.services import Services
+from lark_service.settings import EX_CONFIG, ConfigurationError, load
 from lark_service.store import UNAVAILABLE as DATABASE_UNAVAILABLE
 from lark_service.store import AppDisabled, NotFound
-from lark_service.web import EX_CONFIG
 
 PREFETCH = 10
 

@@ -16,9 +16,9 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from lark_service.api import Services
 from lark_service.broker import DEAD, QUEUE, RETRY_MS, Broker
 from lark_service.feishu import FeishuClient
+from lark_service.services import Services
 from lark_service.settings import Settings
 from tests.unit.conftest import API_KEY, APP, SECRET, Feishu
 

@@ -7,8 +7,9 @@ import uuid
 import httpx
 import pytest
 
-from lark_service.api import Services, create_app
+from lark_service.api import create_app
 from lark_service.feishu import FeishuClient
+from lark_service.services import Services
 from lark_service.store import AlreadyExists, NotFound
 from tests.unit.conftest import API_KEY, APP, SECRET
 

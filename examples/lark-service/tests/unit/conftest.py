@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from lark_service import logs
-from lark_service.api import Services, create_app
+from lark_service.api import create_app
 from lark_service.broker import BrokerUnavailable
 from lark_service.feishu import FeishuClient
 from lark_service.messages import Messages
+from lark_service.services import Services
 from lark_service.settings import Settings
 from lark_service.store import AlreadyExists, App, AppDisabled, NotFound, Store, StoredToken
 
