@@ -282,7 +282,7 @@ def test_percentile_is_a_measured_value():
 def test_every_file_of_the_folder_is_a_probe_that_is_listed():
     files = {path.stem for path in FOLDER.glob("*.py")} - HELPERS
     listed = {probe.run.__module__.rsplit(".", 1)[-1] for probe in probes.PROBES.values()}
-    assert listed == files
+    assert listed == files and all(probe.type == name for name, probe in probes.PROBES.items())
     assert all(probe.doc and all(arg.doc for arg in probe.args.values()) for probe in probes.PROBES.values())
     for probe in probes.PROBES.values():
         assert not set(probe.args) & set(health_check.COMMON), f"{probe.type} has an argument that every probe has"
