@@ -55,7 +55,8 @@ FUNCTIONS = {
     # {{ contract | preflight_control_probes(groups, settings) }}, {{ contract | dependency_probes(groups, addresses, secrets, 5) }}
     "preflight_control_probes": preflight_plan.control_probes,
     "dependency_probes": preflight_plan.dependency_probes,
-    # {{ {host: result} | preflight_blockers }}
+    # {{ {host: result} | preflight_blockers }}, {{ {host: result} | wheel_target }}
+    "wheel_target": preflight_plan.wheel_target,
     "preflight_blockers": preflight_plan.blockers,
     # {{ contract | not_applicable(paths of the catalogues) }}
     "not_applicable": catalogue.not_applicable_in,

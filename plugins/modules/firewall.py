@@ -74,8 +74,10 @@ reasons:
   type: list
   elements: str
 evidence:
-  description: The record of C(prep.network.firewall), also when the module fails because it is not C(pass).
-  returned: O(state=measured)
+  description:
+    - The record of C(prep.network.firewall), also when the module fails because it is not C(pass).
+    - With O(state=loaded) only where there was nothing to do, as having looked is the measurement then.
+  returned: O(state=measured) and O(state=loaded)
   type: list
   elements: dict
 """
@@ -136,7 +138,10 @@ def load(module) -> dict:
     diff = _diff(path, before, text)
     if before == text and loaded != wanted:
         diff = _diff("loaded rules", loaded, wanted)
-    return {"changed": bool(reasons), "pending": firewall.pending(), "reasons": reasons, "diff": diff}
+    result = {"changed": bool(reasons), "pending": firewall.pending(), "reasons": reasons, "diff": diff}
+    # Where there is nothing to do, having looked is the measurement.
+    measured = [] if reasons or result["pending"] or module.check_mode else [firewall.measure(path, text)]
+    return {**result, "evidence": [record for record in measured if record["status"] == "pass"]}
 
 
 def confirm(module) -> dict:

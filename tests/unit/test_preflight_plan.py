@@ -126,3 +126,18 @@ def test_every_blocker_of_every_host_is_named_at_once():
     assert lines[1] == "a1: x.blind: no line; look there"
     assert "cannot be reached (timed out)" in lines[2]
     assert "python3: not found" in lines[3]
+
+
+def measured(python="3.11.2", machine="x86_64", glibc="2.36"):
+    return {"evidence": [
+        {"id": "prep.server.os", "status": "pass", "detail": {"os": "debian 12", "architecture": machine, "glibc": glibc}},
+        {"id": "prep.python.version", "status": "pass", "detail": {"python": python}},
+    ]}  # fmt: skip
+
+
+def test_wheels_are_built_for_what_all_hosts_take():
+    assert preflight_plan.wheel_target({"a": measured(), "b": measured(glibc="2.9")}) == {"python": "3.11", "machine": "x86_64", "glibc": "2.9"}
+    mixed = preflight_plan.wheel_target({"a": measured(), "b": measured(python="3.12.1", machine="aarch64")})
+    assert (mixed["python"], mixed["machine"]) == ("3.11 and 3.12", "aarch64 and x86_64")
+    with pytest.raises(ValueError, match="b: system, C library or Python was not measured"):
+        preflight_plan.wheel_target({"a": measured(), "b": {"unreachable": True}})

@@ -152,6 +152,25 @@ def _python(specifier: str) -> dict:
     return {**found, "python_below": below.group(1)} if below else found
 
 
+def wheel_target(results: Mapping[str, Mapping]) -> dict:
+    """Which wheels all hosts take, as preflight measured them: {python: "3.11", machine, glibc: the oldest}.
+
+    Hosts that differ are joined by "and", which no build accepts. results: host to the result of its health_check. Raises ValueError
+    naming a host that was not measured.
+    """
+    found: dict[str, set] = {"python": set(), "machine": set(), "glibc": set()}
+    for host, result in results.items():
+        details = {item["id"]: item.get("detail") or {} for item in result.get("evidence") or []}
+        system, python = details.get("prep.server.os", {}), details.get("prep.python.version", {})
+        if not (system.get("architecture") and system.get("glibc") and python.get("python")):
+            raise ValueError(f"{host}: system, C library or Python was not measured; the role preflight does it")
+        found["python"].add(".".join(python["python"].split(".")[:2]))
+        found["machine"].add(system["architecture"])
+        found["glibc"].add(system["glibc"])
+    oldest = min(found["glibc"], key=lambda text: [int(number) for number in text.split(".")], default=None)
+    return {"python": " and ".join(sorted(found["python"])), "machine": " and ".join(sorted(found["machine"])), "glibc": oldest}
+
+
 def blockers(results: Mapping[str, Mapping]) -> list[str]:
     """One line for everything that stands in the way, on all hosts. results: host to the result of its health_check (or of its failure)."""
     lines = []

@@ -17,7 +17,7 @@ from tests.unit.conftest import API_KEY, APP, SECRET
 
 
 class FeishuOverHttp(BaseHTTPRequestHandler):
-    """Enough of Feishu for a process: tokens, and messages that take a second."""
+    """Enough of Feishu for a process: tokens, and messages that take half a second."""
 
     sent: list = []  # noqa: RUF012
 
@@ -29,7 +29,7 @@ class FeishuOverHttp(BaseHTTPRequestHandler):
         if "access_token" in self.path:
             self._answer({"code": 0, "tenant_access_token": "t-from-the-process-tests", "expire": 7200})
         else:
-            time.sleep(1)
+            time.sleep(0.5)
             self.sent.append(body["uuid"])
             self._answer({"code": 0, "data": {"message_id": "om_process"}})
 
@@ -133,7 +133,7 @@ def test_worker_finishes_what_it_began(start, database):
     end = time.monotonic() + 10
     while database.execute("SELECT count(*) FROM tokens").fetchone()[0] == 0 and time.monotonic() < end:
         time.sleep(0.05)
-    time.sleep(0.2)  # now Feishu is "sending" for a second
+    time.sleep(0.1)  # now Feishu is "sending" for half a second
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=10)
     assert worker.returncode == 0

@@ -19,7 +19,7 @@ def run(args: dict, context: Context) -> Outcome:
     if args["supported"]:
         system = read_os_release(args["os_release_file"])
         name, version = system.get("ID", "unknown"), system.get("VERSION_ID", "unknown")
-        found.detail["os"] = f"{name} {version}"
+        found.detail |= {"os": f"{name} {version}", "architecture": platform.machine(), "glibc": glibc_version()}
         wanted = " or ".join(args["supported"])
         advice = "install a supported system, or add this one to preflight_supported_os once molecule has run on it"
         found.add(wanted, f"{name} {version}", supported(name, version, args["supported"]), f"{name} {version}, not {wanted}; {advice}")
