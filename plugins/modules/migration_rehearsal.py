@@ -227,7 +227,7 @@ digest:
   returned: when a manifest was made or read
   type: str
 evidence:
-  description: Records db.migration.rehearsed, db.migration.rehearsal_control, protect.migration_rollback.test and .data.
+  description: Records rehearsal.verdict, rehearsal.control, protect.migration_rollback.test and .data.
   returned: always, also on failure
   type: list
   elements: dict

@@ -241,7 +241,7 @@ def test_the_module(folder, capsys):
     assert red["failed"] and red["changed"] and {one["code"] for one in red["blockers"]} == {"DESTRUCTIVE", "OLD_APP_BREAKS"}
     assert "Nothing live was touched" in red["msg"] and "things.v" in red["msg"]
     assert {one["id"]: one["status"] for one in red["evidence"]} == {
-        "db.migration.rehearsed": "fail", "db.migration.rehearsal_control": "pass", "protect.migration_rollback.test": "fail",
+        "rehearsal.verdict": "fail", "rehearsal.control": "pass", "protect.migration_rollback.test": "fail",
         "protect.migration_rollback.data": "fail",
     }  # fmt: skip
     waiver = {"revision": "b", "code": "OLD_APP_BREAKS", "reason": "nothing serves yet", "owner": "Anna", "expiry": "2999-01-01"}

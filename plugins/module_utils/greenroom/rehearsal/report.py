@@ -73,7 +73,7 @@ def refusal(blockers: list[dict]) -> str:
 
 def broken_record(why: str) -> dict:
     """Evidence of a rehearsal that could not be carried out."""
-    return record("db.migration.rehearsed", ERROR, "every pending revision is rehearsed", None, reason=why)
+    return record("rehearsal.verdict", ERROR, "every pending revision is rehearsed", None, reason=why)
 
 
 def judged(found: dict, params: dict, today: datetime.date) -> dict:
@@ -93,7 +93,7 @@ def evidence(found: dict, blockers: list[dict]) -> list[dict]:
     why = "; ".join(f"{one['code']}: {one['reason'][:300]}" for one in blockers)
     observed = f"{len(blockers)} blocker(s); {summary(found)}"
     records = [
-        record("db.migration.rehearsed", FAIL if blockers else PASS, "no blocker", observed, reason=why or None, detail=detail),
+        record("rehearsal.verdict", FAIL if blockers else PASS, "no blocker", observed, reason=why or None, detail=detail),
     ]  # fmt: skip
     if not entries:
         return records
@@ -102,7 +102,7 @@ def evidence(found: dict, blockers: list[dict]) -> list[dict]:
     status = PASS if control["ok"] else FAIL
     records.append(
         record(
-            "db.migration.rehearsal_control", status, "every bad migration of the control is caught", walked,
+            "rehearsal.control", status, "every bad migration of the control is caught", walked,
             reason=None if control["ok"] else missed, detail={"samples": len(control["walked"])},
         )
     )  # fmt: skip
