@@ -12,7 +12,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
-PROMISED = ["health_check", "env_file_check", "release", "evidence", "service_contract", "run_inputs", "db_migrate", "migration_rehearsal", "backup_verify", "restore_drill"]
+PROMISED = [
+    "health_check", "env_file_check", "release", "evidence", "service_contract", "run_inputs", "db_migrate", "migration_rehearsal",
+    "backup_verify", "restore_drill",
+]  # fmt: skip
 # Keys that Ansible itself documents for every module.
 COMMON = {"changed", "failed", "msg", "warnings", "deprecations", "invocation", "diff", "exception", "skipped", "rc", "stdout", "stderr"}
 COMPARED = ("type", "elements", "required", "default", "choices", "aliases")
