@@ -154,8 +154,8 @@ def test_evidence_is_red_for_what_stops_and_names_what_was_accepted():
 
     assert {one["status"] for one in statuses().values()} == {"pass"}
     red = statuses("DATA_LOST")
-    assert red["migration.rehearsed"]["status"] == "fail" and red["migration_rollback.data"]["status"] == "fail"
+    assert red["verdict"]["status"] == "fail" and red["migration_rollback.data"]["status"] == "fail"
     waived = statuses("DOWNGRADE_INCOMPLETE", waivers=(GOOD,))
-    assert waived["migration.rehearsed"]["status"] == "pass"
+    assert waived["verdict"]["status"] == "pass"
     data = waived["migration_rollback.data"]
     assert data["detail"]["accepted"] == ["a"] and data["observed"] == "0 of 1 revisions"
