@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import os
 import re
 import subprocess
 from importlib.machinery import SourceFileLoader
@@ -218,3 +219,12 @@ def test_stagings_sample_secrets_are_refused_before_any_host_is_touched(ansible_
     for key in ("ENCRYPTION_KEY", "API_KEY"):
         assert key in output
         assert vault["vault_service_env"][key] not in output
+
+
+@pytest.mark.parametrize("folder", [".", "playbooks"])
+def test_the_control_node_works_as_whoever_started_the_run(ansible_environment, tmp_path, folder):
+    """An ordinary user has no sudo there, and an inventory's `ansible_become` is about its hosts."""
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {app1: {}}, vars: {ansible_become: true, ansible_become_user: nobody}}\n")
+    task = ["localhost", "-i", str(tmp_path / "hosts.yml"), "--playbook-dir", folder, "-m", "command", "-a", "id -u"]
+    done = call(ansible_environment, "ansible", *task, "-e", "ansible_become_exe=/nonexistent/sudo")
+    assert done.returncode == 0 and str(os.getuid()) in done.stdout, done.stdout + done.stderr
