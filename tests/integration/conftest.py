@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import glob
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -109,13 +111,13 @@ class Server:
         self.process = None
 
 
-def server_folder(tmp_path_factory, name: str, user: str | None = None) -> Path:
-    """A folder that another user may reach: pytest's own base folder is 0700."""
-    folder = tmp_path_factory.mktemp(name)
+def server_folder(_tmp_path_factory, name: str, user: str | None = None) -> Path:
+    """A folder that another user may reach, away at the end. Not below pytest's own: each start of a pytest closes that one to others."""
+    folder = Path(tempfile.mkdtemp(prefix=f"greenroom-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
     if user and os.geteuid() == 0:
         shutil.chown(folder, user)
-        for each in (folder, folder.parent, folder.parent.parent):
-            each.chmod(0o755)
     return folder
 
 
