@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.backup import dump
@@ -13,28 +16,29 @@ from backup_site import S3, Site, fill
 __all__ = ["_site", "backup", "site", "source", "stores"]
 
 
-def _folder(tmp_path_factory, name):
-    folder = tmp_path_factory.mktemp(name)
+def _folder(name):
+    """Not below pytest's own folder: each start of a pytest closes that one to other users."""
+    folder = Path(tempfile.mkdtemp(prefix=f"greenroom-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
-    for each in (folder, folder.parent, folder.parent.parent):
-        each.chmod(0o755)
     return folder
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source():
     """The cluster that is backed up, with the database `shop`."""
-    folder = _folder(tmp_path_factory, "source")
+    folder = _folder("source")
     with ScratchCluster(folder / "cluster") as cluster:
         fill(cluster, folder)
         yield cluster
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory, authority):
+def stores(authority):
     """A running S3 store over TLS."""
-    server = S3(_folder(tmp_path_factory, "s3"), authority)
+    server = S3(_folder("s3"), authority)
     try:
         yield server.start()
     finally:
@@ -42,8 +46,8 @@ def stores(tmp_path_factory, authority):
 
 
 @pytest.fixture(scope="module")
-def _site(tmp_path_factory, source, stores, authority):
-    return Site(_folder(tmp_path_factory, "site"), source, stores, authority.ca_file)
+def _site(source, stores, authority):
+    return Site(_folder("site"), source, stores, authority.ca_file)
 
 
 @pytest.fixture
