@@ -145,7 +145,7 @@ suites:
       description: How long it ran.
       type: float
     files:
-      description: Reports and log, readable by root, without secrets.
+      description: Reports, and the log of a suite that did not pass; readable by root, without secrets.
       type: list
       elements: str
     output:

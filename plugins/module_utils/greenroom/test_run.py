@@ -214,13 +214,14 @@ def judged(suite: Mapping, outcome: Mapping, reports: Path, hide: list[str]) -> 
         tests_ran = bool(totals and totals["tests"] > totals["skipped"])
         evidence.append(judge_coverage(suite["coverage_id"], found, float(suite["coverage_min"]), missing=missing, tests_ran=tests_ran))
     output = masked(outcome["output"], hide)
-    files.append(_keep(reports.parent / f"{suite['name']}.log", output.encode(), []))
     for item in evidence:
         if item.get("reason"):
             item["reason"] = masked(item["reason"], hide)
         if "skips" in item.get("detail", {}):
             item["detail"]["skips"] = [masked(text, hide) for text in item["detail"]["skips"]]
     passed = all(item["status"] == rec.PASS for item in evidence)
+    if not passed:  # of a suite that passed it says nothing that the reports do not
+        files.append(_keep(reports.parent / f"{suite['name']}.log", output.encode(), []))
     return {"evidence": evidence, "files": files, "output": [] if passed else output.splitlines()[-TAIL_LINES:]}
 
 
