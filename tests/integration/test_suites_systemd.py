@@ -48,8 +48,9 @@ if mode == "look":
             open(path, "w"); found.append("may write " + path)
         except OSError:
             pass
-    print(os.environ["DATABASE_URL"])
     report(None, "; ".join(found))
+    text = open(junit).read().replace('"t0">', '"t0"><system-out>%s</system-out>' % os.environ["DATABASE_URL"])
+    open(junit, "w").write(text)
 if mode == "hang":
     report(None); time.sleep(60)
 if mode == "grow":
