@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "integration"))
 from ansible.module_utils.greenroom.backup import dump, fingerprint, manifest, restore, seal, verify  # noqa: E402
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster  # noqa: E402
 from backup_site import DATABASE, S3, Site  # noqa: E402
+from backup_source import fill, shell  # noqa: E402
 
 LIMITS = {"dump and seal": 0.55, "the whole backup": 1.2, "fetch, open, restore": 0.7, "the whole proof": 2.0}
 
@@ -40,25 +41,6 @@ class SelfSigned:
 
     def issue(self, *_names) -> tuple[Path, Path]:
         return self.ca_file, self.key
-
-
-def fill(cluster: ScratchCluster, scale: int, rows: int, env: dict) -> None:
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-    argv = [f"{cluster.bin_dir}/pgbench", "-i", "-q", "-s", str(scale), DATABASE]
-    subprocess.run(argv, env=env, check=True, capture_output=True)
-    with cluster.connect(DATABASE) as connection:
-        connection.execute("CREATE TABLE documents (id bigserial PRIMARY KEY, body jsonb)")
-        connection.execute(
-            "INSERT INTO documents (body) SELECT jsonb_build_object('n', n, 'name', md5(n::text), 'tags', jsonb_build_array(n % 7, n % 11),"
-            f" 'text', repeat(md5((n * 7)::text), 6)) FROM generate_series(1, {rows}) n"
-        )
-        connection.execute("CREATE INDEX ON documents USING gin (body)")
-        connection.execute("VACUUM ANALYZE")
-
-
-def shell(command: str, env: dict) -> None:
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 class Bench:
@@ -136,7 +118,7 @@ def main() -> int:
         (folder / "site").chmod(0o755)
         with ScratchCluster(folder / "source") as source:
             env = {**os.environ, "PGHOST": str(source.socket_dir), "PGPORT": str(source.port), "PGUSER": "postgres"}
-            fill(source, scale, rows, env)
+            fill(source, DATABASE, scale, rows, env)
             with source.connect(DATABASE) as connection:
                 size, heap = connection.execute(
                     "SELECT pg_database_size(current_database()),"

@@ -26,6 +26,7 @@ from ansible.module_utils.greenroom.backup import drill, point_in_time, rpo, wal
 from ansible.module_utils.greenroom.backup.pgbackrest import PgBackRest  # noqa: E402
 from ansible.module_utils.greenroom.backup.point_in_time import Target  # noqa: E402
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster  # noqa: E402
+from backup_source import fill, shell  # noqa: E402
 
 DATABASE = "bench"
 LIMITS = {"restore to a point": 0.35, "delta restore": 0.15}
@@ -40,24 +41,6 @@ class Source(rpo.ArchivingCluster):
     def _server_settings(self) -> dict:
         settings = super()._server_settings()
         return settings if self.archiving else {**settings, "archive_mode": "off", "archive_command": ""}
-
-
-def fill(cluster: ScratchCluster, scale: int, rows: int, env: dict) -> None:
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-    subprocess.run([f"{cluster.bin_dir}/pgbench", "-i", "-q", "-s", str(scale), DATABASE], env=env, check=True, capture_output=True)
-    with cluster.connect(DATABASE) as connection:
-        connection.execute("CREATE TABLE documents (id bigserial PRIMARY KEY, body jsonb)")
-        connection.execute(
-            "INSERT INTO documents (body) SELECT jsonb_build_object('n', n, 'name', md5(n::text), 'tags', jsonb_build_array(n % 7, n % 11),"
-            f" 'text', repeat(md5((n * 7)::text), 6)) FROM generate_series(1, {rows}) n"
-        )
-        connection.execute("CREATE INDEX ON documents USING gin (body)")
-        connection.execute("VACUUM ANALYZE")
-
-
-def shell(command: str, env: dict) -> None:
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 class Bench:
@@ -147,7 +130,7 @@ def main(scale: int = 30, rows: int = 300_000, runs: int = 3) -> int:
         pgbackrest = PgBackRest(rpo.STANZA, source.config, user=user)
         pgbackrest.run("stanza-create")
         env = {"PATH": os.environ["PATH"], "PGHOST": str(source.socket_dir), "PGPORT": str(source.port), "PGUSER": "postgres"}
-        fill(source, scale, rows, env)
+        fill(source, DATABASE, scale, rows, env)
         bench = Bench(folder, source, pgbackrest, env)
         for _ in range(runs):
             bench.once()

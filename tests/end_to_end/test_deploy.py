@@ -196,7 +196,8 @@ class TestDeploy:
         assert run.status == 2 and "could not build" in run.output, run.output[-3000:]
         assert health()["version"] == "0.1.0"
         after = on_host("gateway1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* /etc/nginx/sites-enabled/* 2>/dev/null | sha256sum")
-        assert before == after and on_host("gateway1", "nginx -t 2>&1 || true").count("successful") == 1
+        assert before == after
+        on_host("gateway1", "nginx -t")  # raises unless what lies there is sound
 
     def test_an_archive_that_was_cut_or_altered_is_refused(self, contract, extra, tmp_path):
         (built,) = harness.ROOT.glob(".greenroom/build/archives/lark-service-service-0.1.0-*.tar.gz")
