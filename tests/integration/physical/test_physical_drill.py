@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.greenroom.backup import drill, negative_control, physical_evidence, rpo, wal
+from ansible.module_utils.greenroom.backup import drill, negative_control, physical_evidence, rpo, wal, walk
 from ansible.module_utils.greenroom.backup.errors import BackupError
 from ansible.module_utils.greenroom.backup.pgbackrest import PROOF, VERIFIED, PgBackRest
 
@@ -53,14 +53,14 @@ def test_a_good_backup_is_verified_with_its_rto_by_step(site, point, room, repo)
 
 def test_a_slow_restore_is_red(site, point, room):
     result = drilled(site, point, room, rto_limit_s=0.1)
-    assert result["verdict"] == drill.FAILED
+    assert result["verdict"] == walk.FAILED
     assert [one["id"] for one in result["evidence"] if one["status"] != "pass"] == ["protect.rto"]
     assert "0.1 s are allowed" in result["statement"]
 
 
 def test_what_comes_after_a_failed_step_is_not_run(site, point, room):
     result = drilled(site, point, room, max_age_s=0.001)
-    assert result["verdict"] == drill.FAILED
+    assert result["verdict"] == walk.FAILED
     found = statuses(result)
     assert found.pop("backup.physical.age") == "fail"
     assert set(found.values()) == {"not_run"}
@@ -71,7 +71,7 @@ def test_another_content_than_the_points_is_red(site, point, room):
     table = {**point["fingerprint"]["tables"]["public.notes"], "sha256": "0" * 64}
     other = {**point, "fingerprint": {**point["fingerprint"], "tables": {**point["fingerprint"]["tables"], "public.notes": table}}}
     result = drilled(site, other, room)
-    assert result["verdict"] == drill.FAILED
+    assert result["verdict"] == walk.FAILED
     assert statuses(result)["protect.restore.integrity"] == "fail"
     assert any("public.notes" in text for text in result["differences"])
     assert statuses(result)["protect.rto"] == "not_run"

@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .. import durable
-from ..records import ERROR, FAIL, NOT_RUN, PASS, record, utc_now
+from ..records import FAIL, NOT_RUN, PASS
 from . import fingerprint, negative_control, point_in_time
 from .errors import BackupError
 from .pgbackrest import PgBackRest, judge
 from .pipeline import libpq, run
 from .point_in_time import Target
 from .scratch_cluster import assert_scratch
-from .verify import BROKEN, EXPIRES_S, FAILED, VERIFIED
 from .wal import missing_between, ranges
+from .walk import BROKEN, VERIFIED, Stop, Walk
 
 # step -> (evidence, what is expected). The clock of the RTO stops after "write".
 STEPS = {
@@ -38,10 +37,6 @@ STEPS = {
     "control": ("backup.physical.negative_control", "a missing segment, a deleted row, a right and a damaged page turn red"),
 }
 CLOCK_ENDS = "write"
-
-
-class _Stop(Exception):
-    """A step failed: the walk is over."""
 
 
 def drill(
@@ -78,16 +73,15 @@ def drill(
     return _Drill(pgbackrest, Path(folder).resolve(), point, options).run()
 
 
-class _Drill:
+class _Drill(Walk):
     def __init__(self, pgbackrest: PgBackRest, folder: Path, point: Mapping, options: dict):
         self.pgbackrest, self.folder, self.point, self.option = pgbackrest, folder, point, options
         self.database = point["fingerprint"]["database"]
         self.target = Target("name", point["name"], point["lsn"])
-        self.cluster, self.backup, self.evidence, self.made = None, None, [], False
+        self.cluster, self.backup, self.made = None, None, False
         shown = {key: value for key, value in point.items() if key != "fingerprint"}
-        self.result: dict = {
-            "verdict": FAILED, "repo": options["repo"], "backup": None, "point": shown, "seconds": {}, "rto_s": None, "differences": [],
-        }  # fmt: skip
+        told = {"repo": options["repo"], "backup": None, "point": shown, "rto_s": None}
+        super().__init__(STEPS, f"physical, repository {options['repo']}", told, options["host"])
 
     def run(self) -> dict:
         go = time.monotonic()
@@ -96,8 +90,8 @@ class _Drill:
                 self._step(name)
                 if name == CLOCK_ENDS:
                     self.result["rto_s"] = round(time.monotonic() - go, 3)
-        except _Stop:
-            pass
+        except Stop:
+            self.result["reason"] = self.evidence[-1]["reason"]
         finally:
             if self.cluster:
                 self.cluster.remove()
@@ -105,29 +99,7 @@ class _Drill:
                 for name in ("data", "data.partial", "tablespaces", "socket"):
                     shutil.rmtree(self.folder / name, ignore_errors=True)
         self._rto()
-        return self._conclude()
-
-    def _record(self, evidence_id: str, status: str, expected: object, observed: object = None, **more) -> None:
-        detail = {"target": f"physical, repository {self.option['repo']}", **(more.pop("detail", None) or {})}
-        self.evidence.append(record(evidence_id, status, expected, observed, detail=detail, host=self.option["host"], **more))
-
-    def _step(self, name: str) -> None:
-        evidence_id, expected = STEPS[name]
-        started, start = utc_now(), time.monotonic()
-        status, observed, reason, detail = ERROR, None, None, None
-        try:
-            observed, detail = getattr(self, f"_{name}")()
-            status = PASS
-        except BackupError as error:
-            status, reason, observed = FAIL, str(error), error.result.get("observed", "refused")
-        except Exception as error:
-            reason = f"the check itself broke: {type(error).__name__}: {error}"
-        seconds = round(time.monotonic() - start, 3)
-        self.result["seconds"][name] = seconds
-        self._record(evidence_id, status, expected, observed, reason=reason, detail=detail, started=started, duration_ms=seconds * 1000)
-        if status != PASS:
-            self.result |= {"failed_step": name, "reason": reason}
-            raise _Stop
+        return self._conclude(datetime.datetime.now(datetime.timezone.utc))  # noqa: UP017
 
     # --- the steps ----------------------------------------------------------------------------------------------------------
 
@@ -278,17 +250,6 @@ class _Drill:
         self._record("protect.rto", FAIL if late else PASS, limit, taken, unit="s", reason=late, detail={"samples": 1, **steps})
         if late and "failed_step" not in self.result:
             self.result |= {"failed_step": "rto", "reason": late}
-
-    def _conclude(self) -> dict:
-        done = {one["id"] for one in self.evidence}
-        for evidence_id, expected in STEPS.values():
-            if evidence_id not in done:
-                self._record(evidence_id, NOT_RUN, expected, reason=f"the step {self.result['failed_step']} failed before it")
-        if "failed_step" not in self.result:
-            self.result["verdict"] = VERIFIED
-        expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=EXPIRES_S)  # noqa: UP017
-        result = {**self.result, "evidence": self.evidence, "statement": self._statement(), "expires": expires.isoformat()}
-        return {**result, "sha256": durable.digest(result)}
 
     def _statement(self) -> str:
         if self.result["verdict"] != VERIFIED:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import durable
-from ..records import ERROR, FAIL, NOT_RUN, PASS, record, utc_now
+from ..records import ERROR, FAIL, NOT_RUN, PASS, record
 from . import dump, fingerprint, key_probe, manifest, negative_control, restore, seal, signature, store
 from .configuration import Configuration
 from .errors import BackupError
 from .pipeline import libpq, run
 from .scratch_cluster import ScratchCluster, assert_scratch
+from .walk import BROKEN, VERIFIED, Stop, Walk
 
-VERIFIED, FAILED, BROKEN, LOOKED = "verified", "failed", "verifier broken", "looked at, not verified"
-EXPIRES_S = 86400  # after a day the statement is history: disks and stores age
+LOOKED = "looked at, not verified"
 MAX_AGE_S = 26 * 3600  # of the newest backup, for a daily schedule with its random delay
 
 TARGET = "logical"  # tells these records from those of physical backups
@@ -42,10 +42,6 @@ STEPS = {
     "keys": ("backup.logical.key_probe", "every encrypted value opens with the service's key"),
     "control": ("backup.logical.negative_control", "a damaged byte, a dropped row and a changed right turn red"),
 }
-
-
-class _Stop(Exception):
-    """A step failed: the walk is over."""
 
 
 def verify(
@@ -71,11 +67,12 @@ def verify(
     {verdict, statement, id, source, contents, places: {name: {ok, bytes, reason}}, differences, seconds: {step: s}, total_s, expires,
     evidence, sha256 (of all that)}. Never raises for a bad backup, only for a configuration that is unusable, or BusyError.
     """
-    return _Walk(config, backup_id, max_age_s, list(key_probes), jobs, scratch_dir, also, now, user, look_only).run()
+    return _Proof(config, backup_id, max_age_s, list(key_probes), jobs, scratch_dir, also, now, user, look_only).run()
 
 
-class _Walk:
+class _Proof(Walk):
     def __init__(self, config, backup_id, max_age_s, key_probes, jobs, scratch_dir, also, now, user, look_only):
+        super().__init__(STEPS, TARGET, {"id": backup_id, "places": {}})
         self.config, self.backup_id, self.max_age_s, self.key_probes, self.jobs = config, backup_id, max_age_s, key_probes, jobs
         self.also, self.user, self.look_only = also, user, look_only
         self.now = now or datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017
@@ -83,8 +80,6 @@ class _Walk:
         self.scratch_dir = Path(scratch_dir) if scratch_dir else self.work_dir
         self.identity = Path(config["seal.identity_file"])
         self.places = [store.make(place) for place in config["places"]]
-        self.result: dict = {"verdict": FAILED, "id": backup_id, "places": {}, "differences": [], "seconds": {}}
-        self.evidence: list[dict] = []
         self.document: dict = {}
         self.cluster: ScratchCluster | None = None
 
@@ -103,7 +98,7 @@ class _Walk:
                     if name == "control" and self.also:
                         self._also()
                     self._step(name)
-            except _Stop:
+            except Stop:
                 pass
             finally:
                 if self.cluster:
@@ -111,32 +106,11 @@ class _Walk:
                     shutil.rmtree(self.cluster.folder, ignore_errors=True)
                 shutil.rmtree(self.folder, ignore_errors=True)
         self.result["total_s"] = round(time.monotonic() - start, 3)
-        return self._conclude()
+        left_out = "only manifests and ages were looked at"
+        return self._conclude(self.now, green=LOOKED if self.look_only else VERIFIED, left_out=left_out)
 
-    def _step(self, name: str) -> None:
-        """Run the method of a step; it returns (observed, detail) or raises BackupError."""
-        evidence_id, expected = STEPS[name]
-        started, start = utc_now(), time.monotonic()
-        status, observed, reason, detail = ERROR, None, None, None
-        try:
-            observed, detail = getattr(self, f"_{name}")()
-            status = PASS
-            if observed is None:
-                status, reason = NOT_RUN, detail["reason"]
-        except BackupError as error:
-            status, reason, observed = FAIL, str(error), error.result.get("observed", "refused")
-        except Exception as error:
-            reason = f"the check itself broke: {type(error).__name__}: {error}"
-        seconds = round(time.monotonic() - start, 3)
-        self.result["seconds"][name] = seconds
-        detail = {"target": TARGET, **(detail or {})}
-        wanted = f"at most {self.max_age_s:g} s old" if name == "age" and self.max_age_s else expected
-        self.evidence.append(
-            record(evidence_id, status, wanted, observed, reason=reason, detail=detail, started=started, duration_ms=seconds * 1000)
-        )
-        if status not in (PASS, NOT_RUN):
-            self.result["failed_step"] = name
-            raise _Stop
+    def _expected(self, name: str) -> object:
+        return f"at most {self.max_age_s:g} s old" if name == "age" and self.max_age_s else super()._expected(name)
 
     def _also(self) -> None:
         """The caller's own checks of the restored copy; a red one ends the walk as the steps do."""
@@ -149,7 +123,7 @@ class _Walk:
         self.evidence += records
         if any(one["status"] not in (PASS, NOT_RUN) for one in records):
             self.result["failed_step"] = "also"
-            raise _Stop
+            raise Stop
 
     # --- the steps ------------------------------------------------------------------------------------------------------
 
@@ -320,19 +294,6 @@ class _Walk:
         return f"byte {offset}, a row of {table} and a right on it turned red", {"samples": 3}
 
     # --- the end --------------------------------------------------------------------------------------------------------
-
-    def _conclude(self) -> dict:
-        done = {one["id"] for one in self.evidence}
-        for evidence_id, expected in STEPS.values():
-            if evidence_id not in done:
-                failed = self.result.get("failed_step")
-                reason = f"the step {failed} failed before it" if failed else "only manifests and ages were looked at"
-                self.evidence.append(record(evidence_id, NOT_RUN, expected, reason=reason, detail={"target": TARGET}))
-        if "failed_step" not in self.result:
-            self.result["verdict"] = LOOKED if self.look_only else VERIFIED
-        result = self.result | {"evidence": self.evidence, "statement": self._statement()}
-        result["expires"] = (self.now + datetime.timedelta(seconds=EXPIRES_S)).isoformat()
-        return result | {"sha256": durable.digest(result)}
 
     def _statement(self) -> str:
         if self.result["verdict"] != VERIFIED:
