@@ -18,6 +18,8 @@ from pathlib import Path
 
 from .durable import DurableError
 from .lease import LeaseError, LeaseHeld, describe, identity
+from .maintenance import add_arguments as maintenance_arguments
+from .maintenance import command as maintenance
 from .overview import overview
 from .releases import Releases
 from .state import StateError, idle_slot, utc
@@ -193,6 +195,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--token", required=True, help="as `greenroom status` shows it")
     one.add_argument("--reason", required=True, type=_reason)
     one.set_defaults(run=unlock)
+
+    one = commands.add_parser("maintenance", help="the maintenance page, with an end: on, off, status")
+    maintenance_arguments(one)
+    one.set_defaults(run=lambda releases, args: maintenance(releases, args, _who()))
     return top
 
 
