@@ -10,8 +10,8 @@ from .durable import canonical
 
 # What a release's configuration does not depend on: where its code comes from has a digest of its own, and the rest only judges it.
 NOT_CONFIGURATION = (
-    "source", "artefact", "catalogue", "not_applicable", "contacts", "checks", "cli_checks", "tests", "thresholds", "load", "keep_releases",
-    "hooks", "requirements", "external",
+    "source", "artefact", "catalogue", "not_applicable", "contacts", "checks", "cli_checks", "tests", "thresholds", "load", "monitoring",
+    "keep_releases", "hooks", "requirements", "external",
 )  # fmt: skip
 
 
