@@ -28,16 +28,16 @@ class Gateway:
             run_id=self.run_id, fencing=self.fencing, version=version, commit=commit, lock_sha256=lock, config_digest=config, **more
         )[0]
 
-    def stage(self):
-        return self.releases.stage(run_id=self.run_id, fencing=self.fencing, artefact_sha256="f" * 64)[0]
+    def stage(self, migrated=None):
+        return self.releases.stage(run_id=self.run_id, fencing=self.fencing, artefact_sha256="f" * 64, migrated=migrated)[0]
 
     def switch(self, slot, reason="verified"):
         return self.releases.switch_to(slot, run_id=self.run_id, fencing=self.fencing, reason=reason)[0]
 
-    def deploy(self, run_id, version="1.0.0", commit="a" * 40, config="c1"):
+    def deploy(self, run_id, version="1.0.0", commit="a" * 40, config="c1", migrated=None):
         self.begin(run_id)
         job = self.plan(version, commit, config=config)["in_progress"]
-        self.stage()
+        self.stage(migrated)
         self.switch(job["slot"])
         state = self.releases.confirm(run_id=run_id, fencing=self.fencing)[0]
         self.end()

@@ -70,7 +70,7 @@ def test_switch_moves_users_records_who_and_why_and_gives_its_lease_back(gateway
     assert done.stdout == "users are on blue: 1-1.0.0\n"
     assert gateway.switch.read() == "blue"
     state = gateway.read()
-    assert (state["live"]["number"], state["previous"]["number"], state["in_progress"]) == (1, 2, None)
+    assert (state["live"]["number"], state["previous"], state["in_progress"]) == (1, None, None)
     entry = gateway.history(1)[0]
     assert (entry["action"], entry["from"], entry["to"], entry["why"], entry["approved_by"]) == (
         "switched",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.lease import LeaseHeld
+from ansible.module_utils.greenroom.proofs import prove, proven
 from ansible.module_utils.greenroom.releases import Releases
 from ansible.module_utils.greenroom.state import StateError, idle_slot, matches_live, protected
 from ansible.module_utils.greenroom.switch import SwitchError
@@ -196,7 +197,7 @@ def test_a_switch_moved_by_hand_stops_the_next_deploy_until_a_person_decides(gat
         gateway.plan("1.2.0", "d" * 40)
     assert refused.value.exit_status == 4
     state = gateway.switch("blue", "blue it is")
-    assert (state["live"]["number"], state["previous"]["number"]) == (1, 2) and gateway.releases.problems(state) == []
+    assert (state["live"]["number"], state["previous"], state["good"]) == (1, None, [1]) and gateway.releases.problems(state) == []
     assert gateway.plan("1.2.0", "d" * 40)["in_progress"]["slot"] == "green"
 
 
@@ -298,10 +299,10 @@ def test_what_was_proven_belongs_to_one_release_and_one_configuration(gateway):
     gateway.begin("run-1")
     identity = {"version": "1.0.0", "commit": "a" * 40, "lock_sha256": "l" * 64, "config_digest": "c" * 64}
     common = {"run_id": "run-1", "fencing": gateway.fencing, "phases": ["prepare", "release"]}
-    assert gateway.releases.prove(**common, identity=identity)[1]
-    assert gateway.releases.proven(identity) == {"prepare": "run-1", "release": "run-1"}
-    assert not gateway.releases.prove(**common, identity=identity)[1], "the same again changes nothing"
+    assert prove(gateway.releases, **common, identity=identity)[1]
+    assert proven(gateway.releases, identity) == {"prepare": "run-1", "release": "run-1"}
+    assert not prove(gateway.releases, **common, identity=identity)[1], "the same again changes nothing"
     for key in identity:
-        assert gateway.releases.proven({**identity, key: "other"}) == {}, key
+        assert proven(gateway.releases, {**identity, key: "other"}) == {}, key
     with pytest.raises(StateError, match="config_digest"):
-        gateway.releases.prove(**common, identity={**identity, "config_digest": None})
+        prove(gateway.releases, **common, identity={**identity, "config_digest": None})

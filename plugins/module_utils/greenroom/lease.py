@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .durable import DurableError, fsync_dir, locked, read_sealed, write_sealed
@@ -41,6 +41,11 @@ class LeaseHeld(LeaseError):
 def boot_id() -> str:
     """The machine's boot id: another one after each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def uptime_s() -> float:
+    """Seconds since the boot of this machine; no step of the wall clock changes it."""
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
 
 
 def pid_start(pid: int) -> int | None:
@@ -209,6 +214,25 @@ class LeaseFile:
             "taken_epoch_s": round(time.time(), 3),
         }
         return write_sealed(self.path, lease), held, True
+
+    @contextlib.contextmanager
+    def held(self, *, owner: str, run_id: str, step: str, wait_s: float = 0.0) -> Iterator[dict]:
+        """A lease for as long as the body runs, for commands of this very process. Raises LeaseHeld."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                with self.lock():
+                    lease = self.acquire(owner=owner, control=identity(os.getpid()), run_id=run_id, ttl_s=60, step=step)[0]
+                break
+            except LeaseHeld:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.2)
+        try:
+            yield lease
+        finally:
+            with self.lock():
+                self.release(lease["fencing"], run_id)
 
     def require(self, fencing: int, run_id: str | None = None) -> dict:
         """The lease, if it is the caller's and still in force. Raises LeaseHeld otherwise: the caller must not write."""

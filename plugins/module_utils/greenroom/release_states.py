@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .lease import LeaseHeld, describe, expired, identity, is_dead
 from .overview import overview
+from .proofs import prove, proven
 from .releases import Releases
 from .slots import SlotError, link_slot, read_links
 from .state import idle_slot, matches_live, protected, store_copy
@@ -26,7 +27,7 @@ def view(releases: Releases, state: dict, p: Mapping) -> dict:
         "protected": protected(state),
         "first_deploy": state["counter"] == 0,
         "is_live": matches_live(state, *(p[key] for key in IDENTITY)) and not p["rotated"],
-        "proven": releases.proven({key: p[key] for key in IDENTITY}) if all(p[key] for key in IDENTITY) else {},
+        "proven": proven(releases, {key: p[key] for key in IDENTITY}) if all(p[key] for key in IDENTITY) else {},
     }
 
 
@@ -90,7 +91,7 @@ def change(releases: Releases, p: Mapping) -> dict:
             None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
         ),
         "confirmed": lambda: releases.confirm(**common, durations=p["durations"]),
-        "proven": lambda: releases.prove(**common, phases=p["phases"], identity={key: p[key] for key in IDENTITY}),
+        "proven": lambda: prove(releases, **common, phases=p["phases"], identity={key: p[key] for key in IDENTITY}),
         "failed": lambda: releases.fail(**common, reason=p["reason"], bad=p["bad"], durations=p["durations"]),
     }  # fmt: skip
     if releases.dry:

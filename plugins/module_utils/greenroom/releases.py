@@ -11,11 +11,23 @@ import os
 from pathlib import Path
 
 from .durable import write_sealed
-from .lease import LeaseFile
+from .lease import LeaseFile, boot_id, uptime_s
 from .ledger import Ledger, entry_after
 from .slots import RELEASE_NAME
-from .state import StateError, copies, empty, idle_slot, read_state, utc
+from .state import StateError, about_release, copies, cut_good, empty, good_of, idle_slot, read_state, rollback_target, utc
 from .switch import SLOTS, Switch, SwitchError
+
+
+def job_of(state: dict, *, kind: str = "deploy", **about: object) -> dict:
+    """What a run is doing, as `in_progress` keeps it; with the gateway's clock since boot, which measures how long it took."""
+    clock = {"boot_id": boot_id(), "uptime_s": uptime_s()}
+    return {"kind": kind, **about, "at": utc(), "began": clock, "before": {"live": state["live"], "previous": state["previous"]}}
+
+
+def took(job: dict) -> dict:
+    """{seconds: since the job began}, by the gateway's clock since boot; empty if it was booted meanwhile."""
+    began = job.get("began", {})
+    return {"seconds": round(uptime_s() - began["uptime_s"], 1)} if began.get("boot_id") == boot_id() else {}
 
 
 class Releases:
@@ -81,13 +93,15 @@ class Releases:
 
     # -- what may happen to a release ----------------------------------------------------------------------------------
 
-    def _commit(self, state: dict, action: str, lease: dict | None, **about: object) -> dict:
+    def commit(self, state: dict, action: str, lease: dict | None, **about: object) -> dict:
         """Write `state` with the next counter and its ledger entry inside, then append that entry to the ledger.
 
         The one write of state.json is the moment of truth; the ledger follows from it, also after a crash in between.
         """
         state = copy.deepcopy(state)
         last = state["last_entry"]
+        state |= {"good": good_of(state), "migrated": state.get("migrated", [])}
+        state["previous"] = about_release(state, rollback_target(state))
         state["counter"] += 1
         state["last_entry"] = entry_after(last, state["counter"], action, lease, **about)
         if self.dry:
@@ -105,7 +119,8 @@ class Releases:
             ) from error
         return state
 
-    def _hold(self, fencing: int | None, run_id: str | None) -> dict | None:
+    def hold(self, fencing: int | None, run_id: str | None) -> dict | None:
+        """The lease that a change is made under. Raises StateError without a fencing number, LeaseHeld if it is not the caller's."""
         if self.dry:
             return self.lease.read()
         if fencing is None:
@@ -141,7 +156,7 @@ class Releases:
         Raises StateError: the version is known with other content, it was found bad (unless `retry_bad`), the switch and the
         state disagree, or an earlier run switched users and never confirmed.
         """
-        lease = self._hold(fencing, run_id)
+        lease = self.hold(fencing, run_id)
         state = self.read()
         if not RELEASE_NAME.match(f"1-{version}") or ".." in version:
             raise StateError(f"version {version!r} is not of the form [0-9A-Za-z][0-9A-Za-z.+_-]{{0,62}} without '..'")
@@ -168,25 +183,19 @@ class Releases:
         if problems:
             raise StateError(" ".join(problems), 4)
         number = state["next_number"]
-        if job and {key: job[key] for key in content} == content:
+        if job and job["kind"] == "deploy" and {key: job[key] for key in content} == content:
             number = job["number"]
         elif job:
-            state = self._commit(
+            state = self.commit(
                 {**state, "in_progress": None}, "abandoned", lease, run_id=job["run_id"], release=f"{job['number']}-{job['version']}",
                 why=f"run {job['run_id']} ended at step {job['step']}; run {run_id} takes over", result="abandoned",
             )  # fmt: skip
         state["next_number"] = max(state["next_number"], number + 1)
         state["in_progress"] = {
             **content,
-            "run_id": run_id,
-            "number": number,
-            "slot": idle_slot(state),
-            "step": "planned",
-            "at": utc(),
-            "approved_by": approved_by,
-            "before": {"live": state["live"], "previous": state["previous"]},
+            **job_of(state, run_id=run_id, number=number, slot=idle_slot(state), step="planned", reason=reason, approved_by=approved_by),
         }
-        return self._commit(
+        return self.commit(
             state, "planned", lease, run_id=run_id, release=f"{number}-{version}", why=reason, approved_by=approved_by, result="ok",
         ), True  # fmt: skip
 
@@ -194,13 +203,18 @@ class Releases:
         self,
         *,
         run_id: str,
-        artefact_sha256: str,
+        artefact_sha256: str | None = None,
+        migrated: dict | None = None,
         config_digest: str | None = None,
         fencing: int | None = None,
         durations: dict | None = None,
     ) -> tuple[dict, bool]:
-        """Record that the release in progress goes into its slot. Written before the slot links move on the app hosts."""
-        lease = self._hold(fencing, run_id)
+        """Record that the release in progress goes into its slot. Written before the slot links move on the app hosts.
+
+        migrated: what it did to the schema, {revisions, …} as `db_routes.from_manifest` tells it; without it a rollback knows nothing.
+        A rollback stages a release that is known; then only the slot is written.
+        """
+        lease = self.hold(fencing, run_id)
         state = self.read()
         job = self._job(state, run_id)
         if job is None:
@@ -211,13 +225,19 @@ class Releases:
             "version": job["version"], "commit": job["commit"], "lock_sha256": job["lock_sha256"], "artefact_sha256": artefact_sha256,
             "config_digest": config_digest or job["config_digest"],
         }  # fmt: skip
-        if job["step"] == "staged" and state["releases"].get(str(job["number"])) == about:
+        if job["kind"] == "rollback":
+            about = state["releases"][str(job["number"])]
+        if job["step"] == "staged" and state["releases"].get(str(job["number"])) == about and state["slots"][job["slot"]] == job["number"]:
             return state, False
         job.update(step="staged", config_digest=about["config_digest"])
+        if migrated and migrated["revisions"]:
+            serving = job["before"]["live"]["number"] if job["before"]["live"] else None
+            known = [one for one in state.get("migrated", []) if one["number"] != job["number"]]
+            state["migrated"] = [*known, {"number": job["number"], "serving": serving, **migrated}]
         state["slots"][job["slot"]] = job["number"]
         state["releases"][str(job["number"])] = about
         state["versions"][job["version"]] = {"commit": job["commit"], "lock_sha256": job["lock_sha256"]}
-        return self._commit(
+        return self.commit(
             state, "staged", lease, run_id=run_id, release=f"{job['number']}-{job['version']}", to=job["slot"], durations=durations,
             result="ok",
         ), True  # fmt: skip
@@ -241,7 +261,7 @@ class Releases:
         Raises StateError: nothing is staged in the slot, or its release was found bad (unless `accept_bad`).
         Raises SwitchError when the rename failed: users are where its text says.
         """
-        lease = self._hold(fencing, run_id)
+        lease = self.hold(fencing, run_id)
         state = self.read()
         if slot is not None and slot not in SLOTS:
             raise StateError(f"there is no slot {slot!r}; one of blue, green")
@@ -267,7 +287,7 @@ class Releases:
 
         if not job:
             job = {
-                "run_id": run_id, "number": number, "slot": slot, "step": None, "at": utc(), "approved_by": approved_by, "before": before,
+                **job_of(state, kind="switch", run_id=run_id, number=number, slot=slot, step=None, reason=reason, approved_by=approved_by),
                 "version": about.get("version"), **{key: about.get(key) for key in ("commit", "lock_sha256", "config_digest")},
             }  # fmt: skip
         step_before = job["step"]
@@ -275,36 +295,37 @@ class Releases:
             "run_id": run_id, "from": stands, "to": slot, "why": reason, "approved_by": approved_by,
             "release": f"{number}-{about.get('version')}" if slot else None,
         }  # fmt: skip
-        state["in_progress"] = {**job, "step": "switching"}
-        state = self._commit(state, "switching", lease, **note, result="begun")
+        state["in_progress"] = {**job, "step": "switching", "move": [stands, slot]}
+        state = self.commit(state, "switching", lease, **note, result="begun")
         if not self.dry:
             try:
                 self.switch.flip(slot)
             except SwitchError as error:
                 state["in_progress"] = {**job, "step": step_before} if step_before else None
-                self._commit(state, "switch_failed", lease, **note, result=str(error))
+                self.commit(state, "switch_failed", lease, **note, result=str(error))
                 raise
 
         if slot is None:
-            state["live"], state["previous"] = None, before["live"] or before["previous"]
+            state["live"] = None
         elif going_back:
-            state["live"], state["previous"] = {**before["live"], "slot": slot}, before["previous"]
+            state["live"] = {**before["live"], "slot": slot}
         else:
             state["live"] = {
                 "number": number, "version": about.get("version"), "slot": slot, "config_digest": about.get("config_digest"),
                 "run_id": run_id, "at": utc(), "confirmed": not mine,
             }  # fmt: skip
-            state["previous"] = before["live"] or before["previous"]
+        if not mine and number in good_of(state):
+            state["good"] = cut_good(good_of(state), number)
         forward = mine and slot == job["slot"] and number == job["number"]
         state["in_progress"] = {**job, "step": "switched" if forward else "switched_back"} if mine else None
-        return self._commit(state, "switched", lease, **note, durations=durations, result="ok"), True
+        return self.commit(state, "switched", lease, **note, durations=durations, result="ok"), True
 
     def confirm(self, *, run_id: str, fencing: int | None = None, durations: dict | None = None) -> tuple[dict, bool]:
         """The release in progress is live and was proved through the gateway: it becomes the last known good one.
 
         Raises StateError unless it is live in the state and by the switch.
         """
-        lease = self._hold(fencing, run_id)
+        lease = self.hold(fencing, run_id)
         state = self.read()
         live = state["live"]
         if not state["in_progress"] and live and live["run_id"] == run_id and live["confirmed"]:
@@ -321,10 +342,23 @@ class Releases:
             )
         live["confirmed"] = True
         state["last_known_good"] = dict(live)
+        state["good"] = cut_good(good_of(state), job["number"])
         state["bad"] = [one for one in state["bad"] if one["number"] != job["number"]]
+        rolled_back = job["kind"] == "rollback"
+        if rolled_back and (job["left"] or 0) > job["number"]:
+            state["bad"].append(self._bad(state, job["left"], run_id, f"rolled back: {job['reason']}"))
         state["in_progress"] = None
-        release = f"{job['number']}-{job['version']}"
-        return self._commit(state, "confirmed", lease, run_id=run_id, release=release, durations=durations, result="ok"), True
+        return self.commit(
+            state, "rolled_back" if rolled_back else "confirmed", lease, run_id=run_id, release=f"{job['number']}-{job['version']}",
+            why=job["reason"], approved_by=job["approved_by"], durations={**took(job), **(durations or {})}, result="ok",
+        ), True  # fmt: skip
+
+    @staticmethod
+    def _bad(state: dict, number: int, run_id: str, reason: str) -> dict:
+        """A release that is not to be deployed again without an explicit word."""
+        about = state["releases"].get(str(number), {})
+        content = {key: about.get(key) for key in ("version", "commit", "lock_sha256", "config_digest")}
+        return {"number": number, **content, "run_id": run_id, "reason": reason, "at": utc()}
 
     def fail(
         self, *, run_id: str, reason: str, bad: bool = False, fencing: int | None = None, durations: dict | None = None,
@@ -333,52 +367,29 @@ class Releases:
 
         Raises StateError while users are on it: switch back first.
         """
-        lease = self._hold(fencing, run_id)
+        lease = self.hold(fencing, run_id)
         state = self.read()
         if not state["in_progress"] or state["in_progress"]["run_id"] != run_id:
             return state, False
         job = state["in_progress"]
         believed = state["live"]["slot"] if state["live"] else None
         stands = self.switch.read()
-        if stands != believed or (state["live"] and state["live"]["number"] == job["number"]):
+        was_there = job["before"]["live"] and job["before"]["live"]["number"] == job["number"]
+        if stands != believed or (state["live"] and state["live"]["number"] == job["number"] and not was_there):
             raise StateError(
                 f"release {job['number']}-{job['version']} cannot be closed as failed: users are on {stands or 'the maintenance page'}. "
                 f"Switch to {job['before']['live']['slot'] if job['before']['live'] else 'none'} first.",
                 4,
             )
         if bad:
-            state["bad"].append(
-                {key: job[key] for key in ("number", "version", "commit", "lock_sha256", "config_digest", "run_id")}
-                | {"reason": reason, "at": utc()}
-            )
+            about = {key: job[key] for key in ("number", "version", "commit", "lock_sha256", "config_digest", "run_id")}
+            state["bad"].append({**about, "reason": reason, "at": utc()})
         state["in_progress"] = None
-        return self._commit(
+        return self.commit(
             state, "failed", lease, run_id=run_id, release=f"{job['number']}-{job['version']}", why=reason, bad=bad, durations=durations,
             result="failed",
         ), True  # fmt: skip
 
-    def prove(self, *, run_id: str, phases: list[str], identity: dict, fencing: int | None = None) -> tuple[dict, bool]:
-        """Record that these phases were proven for a release and its configuration, so that a run of later phases may build on them.
-
-        identity: {version, commit, lock_sha256, config_digest}, all of them. Raises StateError for a missing one.
-        """
-        missing = [key for key, value in identity.items() if not value]
-        if missing:
-            raise StateError(f"what was proven needs {', '.join(missing)}: a proof belongs to one release and one configuration")
-        lease = self._hold(fencing, run_id)
-        state = self.read()
-        if self.dry or not set(phases) - set(self.proven(identity)):
-            return state, bool(set(phases) - set(self.proven(identity)))
-        return self._commit(state, "proven", lease, run_id=run_id, phases=phases, **identity, result="ok"), True
-
-    def proven(self, identity: dict) -> dict[str, str]:
-        """{phase: run id of the newest run that proved it for exactly this release and configuration}."""
-        found = {}
-        for entry in self.history():
-            if entry["action"] == "proven" and all(entry[key] == value for key, value in identity.items()):
-                found.update(dict.fromkeys(entry["phases"], entry["run_id"]))
-        return found
-
     def note(self, action: str, lease: dict | None, **about: object) -> dict:
         """Record what changes nothing in the state itself, e.g. a lease that was broken; the state with its new entry."""
-        return self._commit(self.read(), action, lease, **about)
+        return self.commit(self.read(), action, lease, **about)

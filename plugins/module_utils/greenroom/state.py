@@ -36,8 +36,9 @@ def utc() -> str:
 def empty(service: str) -> dict:
     """The state before the first deploy.
 
-    A job `in_progress` is at step planned, staged, switching, switched or switched_back. Before `switching` users are untouched; from
-    then on only a switch decides.
+    A job `in_progress` is a deploy or a rollback (`kind`), at step planned, staged, switching, switched or switched_back. Before
+    `switching` users are untouched; from then on only a switch decides. `good`: numbers of the releases that were proven live, in the
+    order in which a rollback takes them back; `migrated`: what releases did to the schema and how far it can be undone.
     """
     return {
         "schema": SCHEMA,
@@ -50,6 +51,8 @@ def empty(service: str) -> dict:
         "in_progress": None,
         "next_number": 1,
         "slots": {"blue": None, "green": None},
+        "good": [],
+        "migrated": [],
         "releases": {},
         "versions": {},
         "last_entry": None,
@@ -59,6 +62,39 @@ def empty(service: str) -> dict:
 def idle_slot(state: dict) -> str:
     """The slot a new release goes to: the one users are not on; blue before the first deploy."""
     return other(state["live"]["slot"]) if state["live"] else "blue"
+
+
+def rollback_target(state: dict) -> int | None:
+    """The release a rollback goes to: the newest proven one below the live one, never one that was found bad; None if there is none.
+
+    A rollback cuts `good` at its target, so that a second one goes further back and never forth again.
+    """
+    live = state["live"]["number"] if state["live"] else None
+    bad = {one["number"] for one in state["bad"]}
+    good = [number for number in good_of(state) if number not in bad]
+    if live in good:
+        good = good[: good.index(live)]
+    return good[-1] if good else None
+
+
+def good_of(state: dict) -> list[int]:
+    """Its `good`; of a state from before rollbacks were built, what it knows to have been live."""
+    known = [state[key]["number"] for key in ("previous", "last_known_good") if state[key]]
+    return state.get("good", sorted(set(known)))
+
+
+def cut_good(good: list[int], number: int) -> list[int]:
+    """`good` after release `number` was proven live: what was above it is left behind, a new one goes on top."""
+    return [*(good[: good.index(number)] if number in good else good), number]
+
+
+def about_release(state: dict, number: int | None) -> dict | None:
+    """{number, version, slot or None, config_digest} of a staged release, as `live` and `previous` say it; None without a number."""
+    if number is None:
+        return None
+    about = state["releases"].get(str(number), {})
+    slot = next((slot for slot, held in state["slots"].items() if held == number), None)
+    return {"number": number, "version": about.get("version"), "slot": slot, "config_digest": about.get("config_digest")}
 
 
 def protected(state: dict) -> list[int]:
