@@ -15,8 +15,13 @@ SERVICE = {
 }
 
 
-def rules(host, service=SERVICE):
-    return {rule["port"]: rule["from"] for rule in topology.firewall_rules(service, GROUPS, ADDRESSES, host)}
+WATCHED = {*topology.MONITORING_PORTS.values(), topology.LOG_PORT}
+
+
+def rules(host, service=SERVICE, watched=False):
+    """{port: sources} of a host, without (or only) the ports of exporters and logs."""
+    found = topology.firewall_rules(service, GROUPS, ADDRESSES, host)
+    return {rule["port"]: rule["from"] for rule in found if (rule["port"] in WATCHED) == watched}
 
 
 def test_only_the_gateway_is_open_to_everybody():
@@ -36,12 +41,24 @@ def test_dependencies_are_for_the_app_hosts_and_the_monitor():
 
 def test_an_installed_cache_is_for_the_app_hosts_and_the_monitor():
     service, groups = {**SERVICE, "dependencies": {"cache": {"mode": "installed", "port": 6379}}}, {**GROUPS, "cache": ["d"]}
-    assert [(rule["port"], rule["from"]) for rule in topology.firewall_rules(service, groups, ADDRESSES, "d")] == [
-        (6379, ["10.0.0.2", "10.0.0.3", "10.0.0.5"])
-    ]
+    found = [(rule["port"], rule["from"]) for rule in topology.firewall_rules(service, groups, ADDRESSES, "d")]
+    assert (6379, ["10.0.0.2", "10.0.0.3", "10.0.0.5"]) in found
     expected = {host: [probe["expect"] for probe in topology.firewall_probes(service, groups, ADDRESSES, host) if probe["port"] == 6379]
                 for host in ADDRESSES}  # fmt: skip
     assert expected == {"g": ["refused_or_filtered"], "a1": ["open"], "a2": ["open"], "d": [], "m": ["open"]}
+
+
+def test_exporters_are_for_the_monitor_and_logs_for_every_host():
+    monitor = ["10.0.0.5"]
+    assert rules("g", watched=True) == {9100: monitor, 9113: monitor, 3903: monitor}
+    assert rules("a1", watched=True) == {9100: monitor}
+    assert rules("d", watched=True) == {9100: monitor, 9187: monitor, 15692: monitor}
+    assert rules("m", watched=True) == {9100: monitor, 6514: list(ADDRESSES.values())}
+
+
+def test_without_a_monitoring_host_no_exporter_is_open():
+    groups = {name: hosts for name, hosts in GROUPS.items() if name != "monitoring"}
+    assert not WATCHED & {rule["port"] for rule in topology.firewall_rules(SERVICE, groups, ADDRESSES, "d")}
 
 
 @pytest.mark.parametrize("dependencies", [{}, None, {"database": {"mode": "provided", "port": 5432}}])

@@ -11,6 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 INTERNAL_PORT = 8079
 """Port of the gateway's internal listener (live colour, slot probes)."""
 
+MONITORING_PORTS = {"node": 9100, "postgresql": 9187, "rabbitmq": 15692, "nginx": 9113, "gateway_log": 3903}
+"""Ports of the exporters, by job: those of the distribution's packages."""
+
+LOG_PORT = 6514
+"""Port of the log server on the monitoring host (RELP over TLS)."""
+
 
 class TopologyError(ValueError):
     """Hosts of the inventory have no address; the text names all of them and says what to do."""
@@ -51,6 +57,18 @@ def addresses_of(groups: Mapping[str, Sequence[str]], addresses: Mapping[str, st
     return [addresses[host] for host in hosts]
 
 
+def exporters_of(service: Mapping, groups: Mapping[str, Sequence[str]], host: str) -> list[str]:
+    """The exporters that run on one host, keys of `MONITORING_PORTS`: none where the inventory has no monitoring host."""
+    if not groups.get("monitoring"):
+        return []
+    dependencies = service.get("dependencies") or {}
+    found = ["node"]
+    for group, kind in (("database", "postgresql"), ("broker", "rabbitmq")):
+        if host in groups.get(group, ()) and (dependencies.get(group) or {}).get("mode") == "installed":
+            found.append(kind)
+    return found + (["nginx", "gateway_log"] if host in groups.get("gateway", ()) else [])
+
+
 def firewall_rules(service: Mapping, groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str], host: str) -> list[dict]:
     """What may come in at one host, SSH apart: a list of {port, protocol, from, why}; `from` empty means anywhere.
 
@@ -75,6 +93,9 @@ def firewall_rules(service: Mapping, groups: Mapping[str, Sequence[str]], addres
         dependency = dependencies.get(kind)
         if dependency and dependency["mode"] == "installed" and host in groups.get(kind, ()):
             rules.append(rule(dependency["port"], kind, *users))
+    rules += [rule(MONITORING_PORTS[one], f"metrics, {one}", "monitoring") for one in exporters_of(service, groups, host)]
+    if host in groups.get("monitoring", ()):
+        rules.append(rule(LOG_PORT, "logs of every host, TLS", *groups))
     return rules
 
 
