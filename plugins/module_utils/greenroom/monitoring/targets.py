@@ -44,7 +44,7 @@ def probe_targets(service: Mapping, groups: Mapping[str, Sequence[str]], address
     }
 
 
-def target_verdict(expected: Mapping[str, list[dict]], active: Sequence[Mapping], live: str | None, now: float, fresh_s: float) -> list[dict]:
+def target_problems(expected: Mapping[str, list], active: Sequence[Mapping], live: str | None, now: float, fresh_s: float) -> list[dict]:
     """What is wrong with the targets: a list of {job, target, host, why}; empty if each is up and was scraped within `fresh_s` seconds.
 
     expected: as `scrape_targets` and `probe_targets`; active: `activeTargets` of Prometheus' API, with `lastScrape` as seconds since 1970;
