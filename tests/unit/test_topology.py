@@ -30,8 +30,9 @@ def test_only_the_gateway_is_open_to_everybody():
         assert all(sources for sources in rules(host).values())
 
 
-def test_slots_are_for_the_gateway_and_metrics_for_monitoring():
-    assert rules("a1") == {8101: ["10.0.0.1"], 8102: ["10.0.0.1"], 9090: ["10.0.0.5"], 9091: ["10.0.0.5"]}
+def test_slots_are_for_the_gateway_and_metrics_for_monitoring_and_the_guard():
+    both = ["10.0.0.5", "10.0.0.1"]
+    assert rules("a1") == {8101: ["10.0.0.1"], 8102: ["10.0.0.1"], 9090: both, 9091: both}
 
 
 def test_dependencies_are_for_the_app_hosts_and_the_monitor():
@@ -51,7 +52,7 @@ def test_an_installed_cache_is_for_the_app_hosts_and_the_monitor():
 def test_exporters_are_for_the_monitor_and_logs_for_every_host():
     monitor = ["10.0.0.5"]
     assert rules("g", watched=True) == {9100: monitor, 9113: monitor, 3903: monitor}
-    assert rules("a1", watched=True) == {9100: monitor}
+    assert rules("a1", watched=True) == {9100: [*monitor, "10.0.0.1"]}
     assert rules("d", watched=True) == {9100: monitor, 9187: monitor, 15692: monitor}
     assert rules("m", watched=True) == {9100: monitor, 6514: list(ADDRESSES.values())}
 

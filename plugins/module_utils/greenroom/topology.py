@@ -87,13 +87,15 @@ def firewall_rules(service: Mapping, groups: Mapping[str, Sequence[str]], addres
         for slot in ("blue", "green"):
             rules.append(rule(service["ports"][slot], f"web process, slot {slot}", "gateway"))
             if service.get("metrics"):
-                rules.append(rule(service["metrics"]["ports"][slot], f"metrics, slot {slot}", "monitoring"))
+                rules.append(rule(service["metrics"]["ports"][slot], f"metrics, slot {slot}", "monitoring", "gateway"))
     users_of = {"database": ("app", "monitoring", "restore"), "broker": ("app", "monitoring"), "cache": ("app", "monitoring")}
     for kind, users in users_of.items():
         dependency = dependencies.get(kind)
         if dependency and dependency["mode"] == "installed" and host in groups.get(kind, ()):
             rules.append(rule(dependency["port"], kind, *users))
-    rules += [rule(MONITORING_PORTS[one], f"metrics, {one}", "monitoring") for one in exporters_of(service, groups, host)]
+    # The guard on the gateway looks at the app hosts' pages itself: it must not hang on the monitoring host.
+    readers = ("monitoring", "gateway") if host in groups.get("app", ()) else ("monitoring",)
+    rules += [rule(MONITORING_PORTS[one], f"metrics, {one}", *readers) for one in exporters_of(service, groups, host)]
     if host in groups.get("monitoring", ()):
         rules.append(rule(LOG_PORT, "logs of every host, TLS", *groups))
     return rules
