@@ -174,6 +174,9 @@ def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
         found |= {name: reason for name, reason in OF_THE_REPOSITORY.items() if name in ids}
     if "backup" not in service:
         found |= {name: "the contract has no section `backup`" for name in ids if name.startswith("protect.")}
+    for section, beginning in (("load", "load."), ("observation", "observe.")):
+        if section not in service:
+            found |= {name: f"the contract has no section `{section}`" for name in ids if name.startswith(beginning)}
     return {**found, **(service.get("not_applicable") or {})}
 
 

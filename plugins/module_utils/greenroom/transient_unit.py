@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable
 
 # The same as the units of the role app_release.
@@ -15,11 +16,33 @@ HARDENING = (
 
 
 def command(
-    unit: str, user: str, folder: str, limit_s: int, *, properties: Iterable[str] = (), options: Iterable[str] = ()
+    unit: str, user: str, folder: str, limit_s: int, *, properties: Iterable[str] = (), options: Iterable[str] = (), wait: bool = True
 ) -> list[str]:  # fmt: skip
     """The beginning of a command line: what follows it runs in `unit` as `user` in `folder`, at most `limit_s` seconds.
 
-    The caller's streams are its streams. `properties` are further ones of the unit (`Key=value`), `options` of systemd-run.
+    The caller's streams are its streams. `properties` are further ones of the unit (`Key=value`), `options` of systemd-run. Without
+    `wait` the command ends when the program has started; the unit then stays, also after its end, until it is stopped (`state`).
     """
     given = (f"User={user}", f"WorkingDirectory={folder}", f"RuntimeMaxSec={limit_s}", *properties, *HARDENING)
-    return ["systemd-run", "--quiet", "--wait", "--pipe", f"--unit={unit}", *options, *(f"--property={one}" for one in given), "--"]
+    how = ("--wait", "--pipe") if wait else ("--property=Type=exec", "--property=RemainAfterExit=yes")
+    return ["systemd-run", "--quiet", *how, f"--unit={unit}", *options, *(f"--property={one}" for one in given), "--"]
+
+
+def state(unit: str) -> dict:
+    """How a unit that was started without `wait` is: {running, status (its exit status, None if it was not started), result}.
+
+    `result` is systemd's own word: success, exit-code, signal, timeout, oom-kill; `gone` if there is no such unit.
+    """
+    asked = ["systemctl", "show", unit, "-p", "LoadState,ActiveState,SubState,Result,ExecMainStatus,ExecMainCode"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    if found.get("LoadState") != "loaded":
+        return {"running": False, "status": None, "result": "gone"}
+    running = found["ActiveState"] in ("activating", "active", "deactivating") and found["SubState"] != "exited"
+    return {"running": running, "status": int(found["ExecMainStatus"]) if found["ExecMainCode"] != "0" else None, "result": found["Result"]}
+
+
+def stop(unit: str) -> None:
+    """End a unit and forget how it ended; nothing to do if there is none."""
+    for verb in ("stop", "reset-failed"):
+        subprocess.run(["systemctl", verb, unit], capture_output=True, check=False)
