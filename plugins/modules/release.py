@@ -8,23 +8,39 @@ module: release
 short_description: Read and change what is live
 description:
   - The state machine of a service's releases. On the gateway it keeps C(state.json), C(ledger.jsonl), the lease and the switch;
-    on application hosts it keeps a copy of the state and the slot links; on the control node it tells who the control process is.
+    on application hosts it keeps a copy of the state and the slot links.
   - Every change of the state names the fencing number of the lease and is refused without it. State is written before it is acted on.
   - In check mode nothing is written and no lease is taken; the result is the state as it would be.
 options:
   state:
     description:
       - V(read) returns the state and changes nothing. An absent file means that nothing was ever deployed.
-      - V(control), on the control node, returns who the control process is, and whether O(holder) is dead.
-      - V(leased) and V(unleased) take the lease and give it back.
+      - V(leased) takes the lease, and under it finishes or undoes what a dead run left. The lease lives as long as the ansible-playbook
+        that asked for it; a process of its own on the control node keeps the channel. V(unleased) gives it back.
       - V(planned) reserves a number and the idle slot; V(staged) records that the release goes into that slot, before the links move.
+      - V(rollback_planned) chooses the release before, or O(to), from state and ledger; from then on it is taken like a deploy's.
       - V(switched) moves users to O(slot) with one rename.
       - V(confirmed) makes the live release of this run the last known good one; V(failed) closes it without, after a switch back.
       - V(proven) records that O(phases) were proven for this release and configuration; V(read) returns what was.
-      - V(stored), on application hosts, keeps a copy of the gateway's state.
+      - V(stored), on application hosts, keeps a copy of the gateway's state; V(copied) returns it.
+      - V(adopted), on the gateway, takes the valid state with the highest counter of O(copies) and what lies there.
       - V(slot_linked), on application hosts, points a slot to a release with one rename.
     type: str
-    choices: [read, control, leased, unleased, planned, staged, switched, confirmed, failed, proven, stored, slot_linked]
+    choices:
+      - read
+      - leased
+      - unleased
+      - planned
+      - rollback_planned
+      - staged
+      - switched
+      - confirmed
+      - failed
+      - proven
+      - stored
+      - copied
+      - adopted
+      - slot_linked
     default: read
   service:
     description: The service's name.
@@ -42,24 +58,6 @@ options:
   fencing:
     description: Fencing number of the lease, as O(state=leased) returned it. Needed by everything that changes the gateway but the lease.
     type: int
-  owner:
-    description: With O(state=leased), who holds it, such as C(anna@control1).
-    type: str
-  control:
-    description: With O(state=leased), the control process, as O(state=control) returned it.
-    type: dict
-  dead:
-    description: With O(state=leased), fencing numbers of holders that O(state=control) has seen to be dead; their lease is taken over.
-    type: list
-    elements: int
-    default: []
-  holder:
-    description: With O(state=control), the C(lease) that O(state=read) returned.
-    type: dict
-  ttl_s:
-    description: With O(state=leased), seconds after which the lease may be taken over.
-    type: int
-    default: 7200
   wait_s:
     description: With O(state=leased), how long to wait for another holder to end, in seconds.
     type: int
@@ -80,10 +78,26 @@ options:
     description: Hash of the release's configuration, without credentials.
     type: str
   artefact_sha256:
-    description: With O(state=staged), hash of the release's archive.
+    description: With O(state=staged), hash of the release's archive. Not of a rollback, whose release is known.
     type: str
+  migrated:
+    description:
+      - With O(state=staged), what the release did to the schema, as the rehearsal tells it; C(revisions), C(old_app_works) and others.
+    type: dict
+  to:
+    description: With O(state=rollback_planned), number or version of the release to go to. By default the one before.
+    type: str
+  rolling_back:
+    description: With O(state=leased), whether this run is a rollback, which itself goes on with an interrupted one.
+    type: bool
+    default: false
+  copies:
+    description: With O(state=adopted), the C(content) that O(state=copied) returned on the application hosts.
+    type: list
+    elements: dict
+    default: []
   retry_bad:
-    description: With O(state=planned), whether a release that was found bad may be tried again.
+    description: With O(state=planned) and O(state=rollback_planned), whether a release that was found bad may be tried again.
     type: bool
     default: false
   slot:
@@ -91,7 +105,7 @@ options:
     type: str
     choices: [blue, green, none]
   reason:
-    description: Why, for the ledger. Needed with O(state=switched) and O(state=failed).
+    description: Why, for the ledger. Needed with O(state=rollback_planned), O(state=switched), O(state=failed) and O(state=adopted).
     type: str
   approved_by:
     description: Who approved it, for the ledger.
@@ -147,22 +161,13 @@ EXAMPLES = r"""
     service: example-service
   register: ledger
 
-- name: Learn who this control process is, and whether the lease's holder is dead
-  release:
-    state: control
-    service: example-service
-    holder: "{{ ledger.lease }}"
-  delegate_to: localhost
-  register: control
-
 - name: Take the lease
   release:
     state: leased
-    service: example-service
+    service: "{{ service.name }}"
     run_id: "{{ run_id }}"
-    owner: "{{ lookup('env', 'USER') }}@{{ control.control.host }}"
-    control: "{{ control.control }}"
-    dead: "{{ control.dead }}"
+    step: deploy 1.2.0
+    wait_s: 600
   register: lease
 
 - name: Reserve a number
@@ -259,7 +264,7 @@ problems:
   elements: str
   returned: on the gateway
 lease:
-  description: The lease in force, with C(age_s) and C(expired); null if there is none.
+  description: The lease in the file, with C(age_s), and C(alive), whether its holder lives; null if there is none.
   type: dict
   returned: on the gateway
 lease_held:
@@ -271,18 +276,14 @@ fencing:
   type: int
   returned: with state leased
 taken_over:
-  description: The expired or dead lease that was replaced, in one line; null if there was none.
+  description: The lease of a dead holder that was replaced, in one line; null if there was none.
   type: str
-  returned: with state leased
-control:
-  description: The control process. C(host), C(boot_id), C(pid), C(pid_start).
-  type: dict
-  returned: with state control
-dead:
-  description: The fencing number of O(holder) if its process is seen to be dead, else empty. For O(dead).
+  returned: with state leased, not in check mode
+reconciled:
+  description: What was finished or undone for a dead run. C(run_id), C(release), C(place), C(rule), C(text).
   type: list
-  elements: int
-  returned: with state control
+  elements: dict
+  returned: with state leased
 links:
   description: Slot to the name of the release's folder, null where there is none.
   type: dict
@@ -293,7 +294,8 @@ link_problems:
   elements: str
   returned: when O(slots) was given
 greenroom:
-  description: What the report says of the run. C(release) names the release, C(no_op_of) the run that made it live if it is live already.
+  description: What the report says of the run. C(release) names the release, C(no_op_of) the run that made it live if it is live already,
+    C(resumed) what was finished or undone for a dead run.
   type: dict
   returned: with states read, leased and planned
 greenroom_exit:
@@ -301,7 +303,7 @@ greenroom_exit:
   type: int
   returned: on failure
 holder:
-  description: The lease of whoever holds it, null where there is none. For O(holder) with O(state=control).
+  description: The lease of whoever holds it, null where there is none.
   type: dict
   returned: when the lease is somebody else's
 """
@@ -322,8 +324,8 @@ def main() -> None:
             "state": {
                 "type": "str",
                 "choices": [
-                    "read", "control", "leased", "unleased", "planned", "staged", "switched", "confirmed", "failed", "proven",
-                    "stored", "slot_linked",
+                    "read", "leased", "unleased", "planned", "rollback_planned", "staged", "switched", "confirmed", "failed", "proven",
+                    "stored", "copied", "adopted", "slot_linked",
                 ],
                 "default": "read",
             },
@@ -332,11 +334,6 @@ def main() -> None:
             "switch": {"type": "path"},
             "run_id": {"type": "str"},
             "fencing": {"type": "int"},
-            "owner": {"type": "str"},
-            "control": {"type": "dict"},
-            "dead": {"type": "list", "elements": "int", "default": []},
-            "holder": {"type": "dict"},
-            "ttl_s": {"type": "int", "default": 7200},
             "wait_s": {"type": "int", "default": 0},
             "step": {"type": "str"},
             "version": {"type": "str"},
@@ -344,6 +341,10 @@ def main() -> None:
             "lock_sha256": {"type": "str"},
             "config_digest": {"type": "str"},
             "artefact_sha256": {"type": "str"},
+            "migrated": {"type": "dict"},
+            "to": {"type": "str"},
+            "rolling_back": {"type": "bool", "default": False},
+            "copies": {"type": "list", "elements": "dict", "default": []},
             "retry_bad": {"type": "bool", "default": False},
             "slot": {"type": "str", "choices": ["blue", "green", "none"]},
             "reason": {"type": "str"},
@@ -359,10 +360,12 @@ def main() -> None:
             "adopt": {"type": "bool", "default": False},
         },
         required_if=[
-            ("state", "leased", ["run_id", "owner", "control"]),
+            ("state", "leased", ["run_id"]),
             ("state", "unleased", ["run_id"]),
             ("state", "planned", ["run_id", "version", "commit", "lock_sha256"]),
-            ("state", "staged", ["run_id", "artefact_sha256"]),
+            ("state", "rollback_planned", ["run_id", "reason"]),
+            ("state", "staged", ["run_id"]),
+            ("state", "adopted", ["reason"]),
             ("state", "switched", ["run_id", "slot", "reason"]),
             ("state", "confirmed", ["run_id"]),
             ("state", "failed", ["run_id", "reason"]),

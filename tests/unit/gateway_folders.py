@@ -1,8 +1,5 @@
 """A gateway's folders, for the tests of what is live."""
 
-import os
-
-from ansible.module_utils.greenroom.lease import identity
 from ansible.module_utils.greenroom.releases import Releases
 
 
@@ -13,15 +10,17 @@ class Gateway:
         self.root = root
         (root / "state").mkdir()
         self.releases = Releases(root / "state", "svc", root / "switch")
-        self.run_id, self.fencing = "run-0", None
+        self.run_id, self.fencing, self.held = "run-0", None, None
 
     def begin(self, run_id):
-        lease, _, _ = self.releases.lease.acquire(owner="anna@control", control=identity(os.getpid()), run_id=run_id, ttl_s=3600)
-        self.run_id, self.fencing = run_id, lease["fencing"]
+        if self.held:
+            self.held.drop()  # as a run that died: what it did not give back is taken over
+        self.held = self.releases.lease.acquire(owner="anna@control", run_id=run_id, grace_s=0)
+        self.run_id, self.fencing = run_id, self.held.lease["fencing"]
         return {"run_id": run_id, "fencing": self.fencing}
 
     def end(self):
-        self.releases.lease.release(self.fencing, self.run_id)
+        self.held.give_back()
 
     def plan(self, version="1.0.0", commit="a" * 40, lock="l" * 64, config="c1", **more):
         return self.releases.plan(

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.greenroom.lease import identity
 from ansible.module_utils.greenroom.releases import Releases
 
 LIBRARY = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
@@ -22,13 +21,13 @@ def gateway(tmp_path):
     releases = Releases(state, "svc", tmp_path / "etc/greenroom/svc/switch")
     for number, version in ((1, "1.0.0"), (2, "1.1.0")):
         run = {"run_id": f"run-{number}"}
-        lease = releases.lease.acquire(owner="anna@control", control=identity(os.getpid()), **run)[0]
-        run["fencing"] = lease["fencing"]
+        held = releases.lease.acquire(owner="anna@control", **run)
+        run["fencing"] = held.lease["fencing"]
         job = releases.plan(**run, version=version, commit=str(number) * 40, lock_sha256="l" * 64)[0]["in_progress"]
         releases.stage(**run, artefact_sha256="f" * 64)
         releases.switch_to(job["slot"], **run, reason="verified")
         releases.confirm(**run)
-        releases.lease.release(lease["fencing"])
+        held.give_back()
     return releases
 
 
@@ -99,7 +98,7 @@ def test_switch_without_a_reason_or_to_nowhere_is_refused(gateway, tmp_path):
 
 
 def test_switch_is_refused_while_a_run_holds_the_lease_and_works_under_its_number(gateway, tmp_path):
-    lease = gateway.lease.acquire(owner="anna@control", control=identity(os.getpid()), run_id="run-3", version="1.2.0", step="verify")[0]
+    lease = gateway.lease.acquire(owner="anna@control", run_id="run-3", version="1.2.0", step="verify").lease
     done = greenroom(tmp_path, "switch", "blue", "--reason", "x")
     assert done.returncode == 75 and "anna@control" in done.stderr and lease["token"] in done.stderr
     assert gateway.switch.read() == "green"
@@ -111,11 +110,12 @@ def test_switch_is_refused_while_a_run_holds_the_lease_and_works_under_its_numbe
 
 def test_a_bad_release_is_served_only_on_an_explicit_word(gateway, tmp_path):
     run = {"run_id": "run-3"}
-    run["fencing"] = gateway.lease.acquire(owner="a@b", control=identity(os.getpid()), **run)[0]["fencing"]
+    held = gateway.lease.acquire(owner="a@b", **run)
+    run["fencing"] = held.lease["fencing"]
     gateway.plan(**run, version="1.2.0", commit="3" * 40, lock_sha256="l" * 64)
     gateway.stage(**run, artefact_sha256="f" * 64)
     gateway.fail(**run, reason="red", bad=True)
-    gateway.lease.release(run["fencing"])
+    held.give_back()
     done = greenroom(tmp_path, "switch", "blue", "--reason", "x")
     assert done.returncode == 3 and "3-1.2.0 in slot blue was found bad" in done.stderr
     assert greenroom(tmp_path, "switch", "blue", "--reason", "x", "--accept-bad").returncode == 0
@@ -138,7 +138,8 @@ def test_history_checks_the_chain(gateway, tmp_path):
 
 
 def test_unlock_needs_the_token_and_is_recorded(gateway, tmp_path):
-    lease = gateway.lease.acquire(owner="anna@control", control=identity(os.getpid()), run_id="run-3")[0]
+    held = gateway.lease.acquire(owner="anna@control", run_id="run-3")
+    lease = held.lease
     assert f"token {lease['token']}" in greenroom(tmp_path, "status").stdout
     done = greenroom(tmp_path, "unlock", "--token", "00000000", "--reason", "dead")
     assert done.returncode == 3 and "another lease" in done.stderr
@@ -149,6 +150,12 @@ def test_unlock_needs_the_token_and_is_recorded(gateway, tmp_path):
     assert (entry["action"], entry["why"], entry["run_id"]) == ("unlocked", "control node burnt", "run-3")
     assert entry["who"].startswith("berta@")
     assert greenroom(tmp_path, "unlock", "--token", "x", "--reason", "y").stdout == "nobody holds the lease\n"
+    held.drop()
+    gateway.lease.acquire(owner="anna@control", run_id="run-4").drop()
+    assert "it is dead" in greenroom(tmp_path, "status").stdout
+    assert greenroom(tmp_path, "unlock", "--reason", "y").returncode == 3, "neither token nor force"
+    assert greenroom(tmp_path, "unlock", "--force", "--reason", "node lost").returncode == 0
+    assert "by force" in gateway.history(1)[0]["result"]
 
 
 def test_problems_make_status_end_with_four(gateway, tmp_path):
@@ -160,7 +167,7 @@ def test_problems_make_status_end_with_four(gateway, tmp_path):
     assert done.returncode == 4 and "both blue and green" in json.loads(done.stdout)["problems"][0]
     gateway.path.write_text("{")
     done = greenroom(tmp_path, "status")
-    assert done.returncode == 4 and str(gateway.path) in done.stderr and "copies" in done.stderr
+    assert done.returncode == 4 and str(gateway.path) in done.stderr and "run_adopt" in done.stderr
 
 
 def test_which_service(gateway, tmp_path):

@@ -9,6 +9,7 @@ Exit status: 0 done, 2 not done and everything as before, 3 refused before any c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -17,7 +18,7 @@ import uuid
 from pathlib import Path
 
 from .durable import DurableError
-from .lease import LeaseError, LeaseHeld, describe, identity
+from .lease import LeaseError, LeaseHeld, describe
 from .maintenance import add_arguments as maintenance_arguments
 from .maintenance import command as maintenance
 from .overview import overview
@@ -93,7 +94,7 @@ def status(releases: Releases, args: argparse.Namespace) -> int:
         print(f"in progress      {_release(job)} in {job['slot']}, step {job['step']}, run {job['run_id']}")
     print(
         "lease            "
-        f"{'none' if lease is None else describe(lease) + (', expired' if lease['expired'] else ', token ' + lease['token'])}"
+        f"{'none' if lease is None else describe(lease) + ('' if lease['alive'] else ' - it is dead') + ', token ' + lease['token']}"
     )
     for problem in problems:
         print(f"PROBLEM          {problem}")
@@ -103,23 +104,16 @@ def status(releases: Releases, args: argparse.Namespace) -> int:
 def switch(releases: Releases, args: argparse.Namespace) -> int:
     """Move users to a slot under a lease of this command's own, or under a run's whose fencing number is given."""
     slot = None if args.slot == "none" else args.slot
-    with releases.lease.lock():
-        run_id = f"manual-{utc().replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:4]}"
+    run_id = f"manual-{utc().replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:4]}"
+    with contextlib.ExitStack() as stack:
         fencing = args.fencing
         if fencing is None:
-            lease, _taken, _changed = releases.lease.acquire(
-                owner=_who(), control=identity(os.getpid()), run_id=run_id, ttl_s=60, step=f"switch {args.slot}"
-            )
-            fencing = lease["fencing"]
-        else:
-            run_id = releases.lease.require(fencing)["run_id"]
-        try:
-            state, changed = releases.switch_to(
-                slot, run_id=run_id, reason=args.reason, fencing=fencing, approved_by=args.approved_by, accept_bad=args.accept_bad
-            )
-        finally:
-            if args.fencing is None:
-                releases.lease.release(fencing, run_id)
+            fencing = stack.enter_context(releases.lease.held(owner=_who(), run_id=run_id, step=f"switch {args.slot}"))["fencing"]
+        stack.enter_context(releases.lease.lock())
+        run_id = releases.lease.require(fencing)["run_id"]
+        state, changed = releases.switch_to(
+            slot, run_id=run_id, reason=args.reason, fencing=fencing, approved_by=args.approved_by, accept_bad=args.accept_bad
+        )
     where = f"{slot}: {_release(state['live'])}" if slot else "the maintenance page"
     print(f"users are on {where}" + ("" if changed else " (they were already)"))
     return 0
@@ -150,12 +144,12 @@ def unlock(releases: Releases, args: argparse.Namespace) -> int:
             print("nobody holds the lease")
             return 0
         try:
-            releases.lease.unlock(args.token)
+            releases.lease.unlock(args.token, force=args.force)
         except LeaseHeld as error:
             raise Refused(str(error)) from error
         releases.note(
             "unlocked", {"owner": _who(), "fencing": held["fencing"]}, run_id=held["run_id"], why=args.reason,
-            result=f"lease of {held['owner']} on {held['control']['host']} removed",
+            result=f"lease of {held['owner']} removed{' by force' if args.force else ''}",
         )  # fmt: skip
     print(f"removed the lease of {describe(held)}")
     return 0
@@ -192,7 +186,9 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=history)
 
     one = commands.add_parser("unlock", help="take the lease away from a run that is dead")
-    one.add_argument("--token", required=True, help="as `greenroom status` shows it")
+    how = one.add_mutually_exclusive_group(required=True)
+    how.add_argument("--token", help="as `greenroom status` shows it")
+    how.add_argument("--force", action="store_true", help="whoever holds it; stands in the ledger with the reason")
     one.add_argument("--reason", required=True, type=_reason)
     one.set_defaults(run=unlock)
 

@@ -26,6 +26,8 @@ RUN_VARIABLES: dict[str, tuple[str, str, str]] = {
     "run_ref": (REF, "letters, digits and . _ / + -, no ..", "the tag, branch or commit to deploy instead of the contract's"),
     "run_reason": (r"[^\x00-\x1f]{3,500}", "3 to 500 characters on one line", "why this run is made; stands in the ledger"),
     "run_approved_by": (r"[^\x00-\x1f]{2,200}", "2 to 200 characters on one line", "who approved it; stands in the ledger"),
+    "run_wait_s": (r"\d{1,5}", "0 to 99999", "seconds to wait for another run's lease; 0 by default"),
+    "run_adopt": (BOOLEAN, "true or false", "true: the gateway's state is lost or damaged; adopt the newest copy of the app hosts"),
     "run_retry_bad": (BOOLEAN, "true or false", "true: try a release again that was found bad before"),
 }
 INTERNAL_VARIABLES = ("run_id",)  # a fact of the run itself

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .lease import age_s, expired
+from .lease import age_s
 from .releases import Releases
 from .switch import SwitchError
 
@@ -10,7 +10,7 @@ from .switch import SwitchError
 def overview(releases: Releases, state: dict) -> dict:
     """{users_on, live, previous, last_known_good, in_progress, next_number, problems, lease} of a state and of what stands beside it.
 
-    users_on: the slot that the switch says, None for the maintenance page. lease: with `age_s` and `expired`, None if there is none.
+    users_on: the slot that the switch says, None for the maintenance page. lease: with `age_s` and `alive`, None if there is none.
     """
     lease = releases.lease.read()
     problems = releases.problems(state)
@@ -22,5 +22,5 @@ def overview(releases: Releases, state: dict) -> dict:
         "users_on": users_on,
         **{key: state[key] for key in ("live", "previous", "last_known_good", "in_progress", "next_number")},
         "problems": problems,
-        "lease": None if lease is None else {**lease, "age_s": round(age_s(lease)), "expired": expired(lease)},
+        "lease": None if lease is None else {**lease, "age_s": round(age_s(lease)), "alive": releases.lease.alive()},
     }

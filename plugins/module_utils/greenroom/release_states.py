@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import getpass
+import os
 from collections.abc import Mapping
 
-from .lease import LeaseHeld, describe, expired, identity, is_dead
+from .adopt import adopt
+from .lease import LeaseHeld, describe
 from .overview import overview
 from .proofs import prove, proven
+from .reconcile import reconcile
 from .releases import Releases
+from .rollback import begin
 from .slots import SlotError, link_slot, read_links
-from .state import idle_slot, matches_live, protected, store_copy
+from .state import idle_slot, matches_live, protected, read_copy, store_copy
 
 IDENTITY = ("version", "commit", "lock_sha256", "config_digest")
 # What a diff shows: the whole state would bury it.
@@ -31,40 +35,17 @@ def view(releases: Releases, state: dict, p: Mapping) -> dict:
     }
 
 
-def control(p: Mapping) -> dict:
-    """Who the control process is, and whether a lease's holder is seen to be dead."""
-    holder = p["holder"] or {}
-    gone = is_dead(holder.get("control") or {})
-    return {"changed": False, "control": identity(), "dead": [int(holder["fencing"])] if gone else []}
-
-
 def leased(releases: Releases, p: Mapping) -> dict:
-    """Take the lease, waiting up to `wait_s` seconds for another holder. Raises LeaseHeld."""
+    """Under the lease that this run holds: finish or undo what a dead run left. Raises LeaseHeld if it is not this run's."""
     if releases.dry:
         held = releases.lease.read()
-        if held and not expired(held) and held["run_id"] != p["run_id"] and held["fencing"] not in p["dead"]:
+        if held and held["run_id"] != p["run_id"] and releases.lease.alive():
             raise LeaseHeld(f"the lease is held by {describe(held)}", held)
-        return {"changed": True, "lease_held": False, "fencing": None, "taken_over": None}
-    releases.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    names = ("owner", "control", "run_id", "ttl_s", "version", "step", "dead")
-    deadline = time.monotonic() + p["wait_s"]
-    while True:
-        try:
-            with releases.lease.lock():
-                releases.read()  # a damaged state is said before anything is taken
-                lease, before, changed = releases.lease.acquire(**{key: p[key] for key in names})
-                if before:
-                    releases.note(
-                        "lease_taken_over", lease, run_id=lease["run_id"], result=describe(before),
-                        why="expired" if expired(before) else "its control process is dead",
-                    )  # fmt: skip
-            break
-        except LeaseHeld:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
-    taken = describe(before) if before else None
-    return {"changed": changed, "lease_held": True, "fencing": lease["fencing"], "taken_over": taken}
+        return {"changed": True, "lease_held": False, "fencing": None, "reconciled": []}
+    with releases.lease.lock():
+        releases.hold(p["fencing"], p["run_id"])
+        done = reconcile(releases, run_id=p["run_id"], fencing=p["fencing"], rolling_back=p["rolling_back"])
+    return {"changed": True, "lease_held": True, "fencing": p["fencing"], "reconciled": done}
 
 
 def unleased(releases: Releases, p: Mapping) -> dict:
@@ -84,8 +65,11 @@ def change(releases: Releases, p: Mapping) -> dict:
         "planned": lambda: releases.plan(
             **common, **{key: p[key] for key in (*IDENTITY, "reason", "approved_by", "retry_bad")}
         ),
+        "rollback_planned": lambda: begin(
+            releases, **common, reason=p["reason"], to=p["to"], approved_by=p["approved_by"], retry_bad=p["retry_bad"]
+        ),
         "staged": lambda: releases.stage(
-            **common, artefact_sha256=p["artefact_sha256"], config_digest=p["config_digest"], durations=p["durations"]
+            **common, durations=p["durations"], **{key: p[key] for key in ("artefact_sha256", "config_digest", "migrated")}
         ),
         "switched": lambda: releases.switch_to(
             None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
@@ -105,7 +89,7 @@ def change(releases: Releases, p: Mapping) -> dict:
             state, changed = steps[p["state"]]()
     shown = [{key: one[key] for key in SHOWN} for one in (before, state)]
     result = {**view(releases, state, p), "changed": changed, "diff": {"before": shown[0], "after": shown[1]}}
-    begun = state["in_progress"] if p["state"] == "planned" else None
+    begun = state["in_progress"] if p["state"] in ("planned", "rollback_planned") else None
     return {**result, "greenroom": {"release": f"{begun['number']}-{begun['version']}"}} if begun else result
 
 
@@ -116,8 +100,12 @@ def carry_out(p: Mapping, *, dry: bool = False) -> dict:
     """
     directory = p["directory"] or f"/var/lib/greenroom/{p['service']}"
     releases = Releases(directory, p["service"], p["switch"] or f"/etc/greenroom/{p['service']}/switch", dry=dry)
-    if p["state"] == "control":
-        return control(p)
+    if p["state"] == "copied":
+        return {"changed": False, "content": read_copy(releases.path)}
+    if p["state"] == "adopted":
+        who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{os.uname().nodename}"
+        state, changed = adopt(releases, p["copies"], who=who, reason=p["reason"])
+        return {**view(releases, state, p), "changed": changed}
     if p["state"] == "stored":
         return {"changed": store_copy(directory, p["content"], dry=dry)}
     if p["state"] == "slot_linked":
@@ -131,6 +119,8 @@ def carry_out(p: Mapping, *, dry: bool = False) -> dict:
         result = {**leased(releases, p), **view(releases, releases.read(), p)}
         live = result["live"] if result["is_live"] else None
         told = {"release": f"{live['number']}-{live['version']}", "no_op_of": live["run_id"]} if live else {}
+        if result["reconciled"]:
+            told["resumed"] = [f"run {one['run_id']}, release {one['release']}: {one['text']}" for one in result["reconciled"]]
         return {**result, "greenroom": told}
     if p["state"] == "unleased":
         return unleased(releases, p)

@@ -139,9 +139,17 @@ def read_state(path: str | os.PathLike, service: str) -> dict | None:
 def copies(path: str | os.PathLike) -> str:
     """What a person does when the state cannot be trusted."""
     return (
-        f"Nothing is guessed: the app hosts keep copies at {path}. Compare their `counter`, copy the file with the "
-        f"highest one here (mode 0644, root), then run `greenroom status`."
+        f"Nothing is guessed, and nothing changes until a person decides: the app hosts keep copies at {path}. Take the valid one with the "
+        "highest counter from the control node: ansible-playbook deploy.yml … -e run_adopt=true -e run_reason='<why>'."
     )
+
+
+def read_copy(path: str | os.PathLike) -> dict | None:
+    """A valid state in `path`, whosesoever; None if there is none or it was cut or edited."""
+    try:
+        return read_sealed(path, "")
+    except DurableError:
+        return None
 
 
 def store_copy(directory: str | os.PathLike, content: object, *, dry: bool = False) -> bool:
@@ -159,10 +167,7 @@ def store_copy(directory: str | os.PathLike, content: object, *, dry: bool = Fal
         raise StateError(
             f"the state to store in {path} has no valid checksum: it was cut or changed on its way. Read it from the gateway again."
         )
-    try:
-        here = read_sealed(path, "")
-    except DurableError:
-        here = None  # a damaged copy is what the gateway's valid one is for
+    here = read_copy(path)  # a damaged copy is what the gateway's valid one is for
     if here:
         if here["checksum"] == content["checksum"]:
             return False

@@ -77,9 +77,18 @@ class Switch:
         if len(found) > 1:
             raise SwitchError(
                 f"{self.directory}: both blue and green exist, so the gateway stays closed. "
-                f"Remove the one that must not serve, e.g. `rm {self.directory}/green`, and look at `greenroom status`."
+                f"Remove the one that must not serve, e.g. `rm {self.directory}/green`, and look at `greenroom status`; or run with "
+                "-e run_adopt=true, which leaves the one that the state says is live."
             )
         return found.pop() if found else None
+
+    def repair(self, slot: str) -> None:
+        """Of two files leave `slot`'s; without any make it. Raises SwitchError."""
+        self.ensure()
+        if len(self._inspect()) > 1:
+            os.unlink(self.directory / other(slot))
+            fsync_dir(self.directory)
+        self.flip(slot)
 
     def flip(self, slot: str | None) -> bool:
         """Point the switch at `slot` (None closes it); True if it moved.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.greenroom.lease import LeaseFile
 from service_repository import BACKEND, FAST_PYPROJECT, LOCK, PYTHON, UV, git, put
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,16 +38,27 @@ def gateway(tmp_path):
 
 
 @pytest.fixture
-def control():
-    return run("release", state="control", service="svc")[1]["control"]
+def take(tmp_path, gateway):
+    """Hold the lease as the gateway's end of a channel does, and call the module under it; its result."""
+    kept = []
+
+    def take(run_id, **arguments):
+        (tmp_path / "state").mkdir(exist_ok=True)
+        take.end()
+        kept.append(LeaseFile(tmp_path / "state").acquire(owner="anna@control", run_id=run_id, grace_s=0))
+        return gateway(state="leased", run_id=run_id, fencing=kept[-1].lease["fencing"], **arguments)[1]
+
+    take.end = lambda: [held.drop() for held in kept]  # as the holder does that sees its lease given back
+    yield take
+    take.end()
 
 
 CONTENT = {"version": "1.0.0", "commit": "a" * 40, "lock_sha256": "l" * 64, "config_digest": "c"}
 
 
-def deploy(gateway, control, run_id, slot, **content):
+def deploy(gateway, take, run_id, slot, **content):
     """One whole deploy through the module; the last result."""
-    lease = gateway(state="leased", run_id=run_id, owner="anna@control", control=control)[1]
+    lease = take(run_id)
     assert lease["lease_held"] is True
     common = {"run_id": run_id, "fencing": lease["fencing"]}
     planned = gateway(state="planned", **common, **content)[1]
@@ -56,10 +68,11 @@ def deploy(gateway, control, run_id, slot, **content):
     last = gateway(state="confirmed", **common)
     assert gateway(state="unleased", **common)[1]["changed"] is True
     assert gateway(state="unleased", **common)[1]["changed"] is False
+    take.end()
     return last[1]
 
 
-def test_two_deploys_and_what_is_returned(gateway, control):
+def test_two_deploys_and_what_is_returned(gateway, take):
     first = gateway(state="read", **CONTENT)[1]
     assert (first["changed"], first["first_deploy"], first["live"], first["idle_slot"], first["is_live"]) == (
         False,
@@ -68,8 +81,8 @@ def test_two_deploys_and_what_is_returned(gateway, control):
         "blue",
         False,
     )
-    one = deploy(gateway, control, "run-1", "blue", **CONTENT)
-    two = deploy(gateway, control, "run-2", "green", **{**CONTENT, "version": "1.1.0", "commit": "b" * 40})
+    one = deploy(gateway, take, "run-1", "blue", **CONTENT)
+    two = deploy(gateway, take, "run-2", "green", **{**CONTENT, "version": "1.1.0", "commit": "b" * 40})
     assert (one["live"]["number"], two["live"]["number"], two["previous"]["number"], two["users_on"]) == (1, 2, 1, "green")
     assert two["protected"] == [1, 2] and two["problems"] == [] and set(two["known_versions"]) == {"1.0.0", "1.1.0"}
     assert two["diff"]["before"]["in_progress"] and two["diff"]["after"]["in_progress"] is None
@@ -78,10 +91,11 @@ def test_two_deploys_and_what_is_returned(gateway, control):
     assert gateway(state="read", **CONTENT)[1]["is_live"] is False
 
 
-def test_the_report_learns_which_release_a_run_is_about_and_that_rotated_credentials_are_no_no_op(gateway, control):
-    deploy(gateway, control, "run-1", "blue", **CONTENT)
-    again = {"state": "leased", "run_id": "run-2", "owner": "anna@control", "control": control, **CONTENT}
-    assert gateway(**again)[1]["greenroom"] == {"release": "1-1.0.0", "no_op_of": "run-1"}
+def test_the_report_learns_which_release_a_run_is_about_and_that_rotated_credentials_are_no_no_op(gateway, take):
+    deploy(gateway, take, "run-1", "blue", **CONTENT)
+    first = take("run-2", **CONTENT)
+    assert first["greenroom"] == {"release": "1-1.0.0", "no_op_of": "run-1"}
+    again = {"state": "leased", "run_id": "run-2", "fencing": first["fencing"], **CONTENT}
     rotated = gateway(**again, rotated=["/etc/svc/credentials.env"])[1]
     assert rotated["is_live"] is False and rotated["greenroom"] == {}
     planned = gateway(state="planned", run_id="run-2", fencing=rotated["fencing"], **CONTENT)[1]
@@ -93,34 +107,58 @@ def test_the_report_learns_which_release_a_run_is_about_and_that_rotated_credent
     assert read["greenroom"]["earlier"] == {"prepare": "run-2"}
 
 
-def test_a_second_lease_fails_with_75_and_the_dead_one_is_taken_over(gateway):
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    mine = run("release", state="control", service="svc")[1]["control"]
-    start = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
-    holder = {**mine, "pid": process.pid, "pid_start": int(start)}
-    gateway(state="leased", run_id="run-1", owner="anna@control", control=holder, version="1.0.0", step="verify")
-    status, refused = gateway(state="leased", run_id="run-2", owner="otto@control", control=mine)
-    assert status == 1 and refused["failed"] and refused["greenroom_exit"] == 75
-    assert "anna@control" in refused["msg"] and "1.0.0" in refused["msg"] and "unlock" in refused["msg"]
-    assert refused["holder"]["run_id"] == "run-1"
-    lease = gateway(state="read")[1]["lease"]
-    assert run("release", state="control", service="svc", holder=lease)[1]["dead"] == []
-    process.kill()
-    process.wait()
-    dead = run("release", state="control", service="svc", holder=lease)[1]["dead"]
-    assert dead == [1]
-    taken = gateway(state="leased", run_id="run-2", owner="otto@control", control=mine, dead=dead)[1]
-    assert taken["lease_held"] and taken["fencing"] == 2 and "anna@control" in taken["taken_over"]
-    status, late = gateway(state="planned", run_id="run-1", fencing=1, **CONTENT)
-    assert status == 1 and late["greenroom_exit"] == 75 and "stale" in late["msg"]
-    ledger = gateway(state="read")[1]["content"]["last_entry"]
-    assert ledger["action"] == "lease_taken_over" and ledger["why"] == "its control process is dead"
+def test_a_lease_that_is_not_this_runs_is_refused_with_75(gateway, take):
+    take("run-1")
+    for run_id, fencing in (("run-2", 1), ("run-1", 2)):
+        status, refused = gateway(state="leased", run_id=run_id, fencing=fencing)
+        assert status == 1 and refused["greenroom_exit"] == 75 and "anna@control" in refused["msg"]
+        assert refused["holder"]["run_id"] == "run-1"
+    assert gateway(state="read")[1]["lease"]["alive"] is True
+    assert gateway(True, state="leased", run_id="run-2")[1]["greenroom_exit"] == 75, "check mode says it, too"
 
 
-def test_waiting_for_a_lease_ends_in_time(gateway, control):
-    gateway(state="leased", run_id="run-1", owner="a@b", control=control, ttl_s=3)
-    assert gateway(state="leased", run_id="run-2", owner="a@b", control=control, wait_s=1)[1]["greenroom_exit"] == 75
-    assert gateway(state="leased", run_id="run-2", owner="a@b", control=control, wait_s=20)[1]["lease_held"] is True
+def test_a_rollback_and_what_a_dead_run_left(gateway, take):
+    deploy(gateway, take, "run-1", "blue", **CONTENT)
+    deploy(gateway, take, "run-2", "green", **{**CONTENT, "version": "1.1.0", "commit": "b" * 40})
+    common = {"run_id": "run-3", "fencing": take("run-3", rolling_back=True)["fencing"]}
+    planned = gateway(state="rollback_planned", reason="errors", **common)[1]
+    assert (planned["in_progress"]["kind"], planned["greenroom"]) == ("rollback", {"release": "1-1.0.0"})
+    gateway(state="staged", **common)
+    gateway(state="switched", slot="blue", reason="errors", **common)
+    gateway(state="unleased", **common)
+    resumed = take("run-4")
+    assert resumed["reconciled"][0]["rule"] == "finish" and "run-3, release 1-1.0.0" in resumed["greenroom"]["resumed"][0]
+    assert resumed["live"]["number"] == 1 and resumed["content"]["bad"][0]["number"] == 2
+
+
+def test_a_damaged_gateway_adopts_the_newest_copy(gateway, take, tmp_path):
+    old = deploy(gateway, take, "run-1", "blue", **CONTENT)["content"]
+    new = deploy(gateway, take, "run-2", "green", **{**CONTENT, "version": "1.1.0", "commit": "b" * 40})["content"]
+    copies = []
+    for number, content in enumerate((new, old, {**new, "counter": 99})):
+        folder = tmp_path / f"app{number}"
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps(content))
+        copies.append(run("release", state="copied", service="svc", directory=str(folder))[1]["content"])
+    assert [one and one["counter"] for one in copies] == [10, 5, None], "an edited copy is none"
+    copies = [one for one in copies if one]
+    (tmp_path / "state" / "state.json").write_text("{")
+    assert gateway(state="read")[1]["greenroom_exit"] == 4
+    none = gateway(state="adopted", reason="disk", copies=[])[1]
+    assert none["greenroom_exit"] == 4 and "neither here nor on any app host" in none["msg"]
+    assert gateway(True, state="adopted", reason="disk", copies=copies)[1]["changed"] is True
+    assert gateway(state="read")[1]["failed"], "check mode wrote"
+    adopted = gateway(state="adopted", reason="disk", copies=copies)[1]
+    assert (adopted["live"]["number"], adopted["content"]["counter"], adopted["problems"]) == (2, 11, [])
+    assert "damaged or gone -> 10" in adopted["content"]["last_entry"]["result"]
+    assert gateway(state="adopted", reason="disk", copies=copies)[1]["changed"] is False
+    (tmp_path / "switch" / "blue").touch()
+    assert gateway(state="adopted", reason="both", copies=[])[1]["users_on"] == "green"
+    (tmp_path / "switch" / "green").unlink()
+    assert gateway(state="adopted", reason="none", copies=[])[1]["users_on"] == "green"
+    ledger = tmp_path / "state" / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b"verified", b"verifiex", 1))
+    assert gateway(state="adopted", reason="ledger", copies=[])[1]["problems"] == [] and list((tmp_path / "state").glob("*.aside"))
 
 
 def test_the_control_process_of_a_playbook_is_found():
@@ -128,7 +166,7 @@ def test_the_control_process_of_a_playbook_is_found():
     code = (
         "import os, subprocess, sys\n"
         f"sys.path.insert(0, {str(ROOT / 'plugins/module_utils')!r})\n"
-        "inner = 'import sys; sys.path.insert(0, sys.argv[1]); from greenroom.lease import control_process; print(control_process())'\n"
+        "inner = 'import sys; sys.path.insert(0, sys.argv[1]); from greenroom import lease_keeper as one; print(one.control_process())'\n"
         f"print(os.getpid(), subprocess.run(['sh', '-c', 'exec {sys.executable} -c \"$0\" $1', inner, sys.path[0]], "
         "capture_output=True, text=True).stdout)\n"
     )
@@ -137,8 +175,8 @@ def test_the_control_process_of_a_playbook_is_found():
     assert pid == found
 
 
-def test_check_mode_takes_no_lease_and_writes_nothing(gateway, control, tmp_path):
-    held = gateway(True, state="leased", run_id="run-1", owner="a@b", control=control)[1]
+def test_check_mode_takes_no_lease_and_writes_nothing(gateway, tmp_path):
+    held = gateway(True, state="leased", run_id="run-1")[1]
     assert (held["lease_held"], held["fencing"], held["changed"]) == (False, None, True)
     planned = gateway(True, state="planned", run_id="run-1", **CONTENT)[1]
     assert planned["changed"] and planned["in_progress"]["number"] == 1 and planned["diff"]["after"]["next_number"] == 2
@@ -151,10 +189,10 @@ def test_check_mode_takes_no_lease_and_writes_nothing(gateway, control, tmp_path
     assert os.listdir(tmp_path) == []
 
 
-def test_refusals_carry_the_exit_status_of_the_run(gateway, control, tmp_path):
+def test_refusals_carry_the_exit_status_of_the_run(gateway, take, tmp_path):
     assert gateway(state="planned", run_id="run-1", fencing=1, **CONTENT)[1]["greenroom_exit"] == 75
-    deploy(gateway, control, "run-1", "blue", **CONTENT)
-    lease = gateway(state="leased", run_id="run-2", owner="a@b", control=control)[1]
+    deploy(gateway, take, "run-1", "blue", **CONTENT)
+    lease = take("run-2")
     common = {"run_id": "run-2", "fencing": lease["fencing"]}
     refused = gateway(state="planned", **common, **{**CONTENT, "commit": "b" * 40})[1]
     assert refused["greenroom_exit"] == 3 and "Give the new content a new version" in refused["msg"]
@@ -164,14 +202,12 @@ def test_refusals_carry_the_exit_status_of_the_run(gateway, control, tmp_path):
     assert refused["greenroom_exit"] == 4 and "both blue and green" in refused["msg"]
     (tmp_path / "state" / "state.json").write_text("{")
     for state in ("read", "leased"):
-        refused = gateway(state=state, run_id="run-3", owner="a@b", control=control, dead=[2])[1]
+        refused = gateway(state=state, **common)[1]
         assert refused["greenroom_exit"] == 4 and "state.json" in refused["msg"] and "copies" in refused["msg"]
-    lease = json.loads((tmp_path / "state" / "lease.json").read_text())
-    assert lease["run_id"] == "run-2", "a damaged state is said before a lease is taken"
 
 
-def test_copies_and_links_on_an_application_host(gateway, control, tmp_path):
-    content = deploy(gateway, control, "run-1", "blue", **CONTENT)["content"]
+def test_copies_and_links_on_an_application_host(gateway, take, tmp_path):
+    content = deploy(gateway, take, "run-1", "blue", **CONTENT)["content"]
     app = {"service": "svc", "directory": str(tmp_path / "app1"), "switch": str(tmp_path / "none")}
     assert run("release", True, state="stored", content=content, **app)[1]["changed"] is True and not (tmp_path / "app1").exists()
     assert run("release", state="stored", content=content, **app)[1]["changed"] is True
