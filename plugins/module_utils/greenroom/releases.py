@@ -219,6 +219,8 @@ class Releases:
         job = self._job(state, run_id)
         if job is None:
             return state, True
+        if job["kind"] == "rollback" and job["step"] == "switched":
+            return state, False  # users are on it already
         if job["step"] not in ("planned", "staged"):
             raise StateError(f"release {job['number']}-{job['version']} is at step {job['step']}: it cannot be staged any more", 4)
         about = {

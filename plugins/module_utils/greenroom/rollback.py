@@ -40,14 +40,12 @@ def choose(state: dict, history: list[dict], to: str | None = None, *, retry_bad
     """
     live = state["live"]["number"] if state["live"] else None
     job = state["in_progress"]
-    if to is not None:
-        target = resolve(state, history, to)
-    elif job and job["kind"] == "rollback":
+    target = resolve(state, history, to) if to is not None else None
+    if job and job["kind"] == "rollback" and target in (None, job["number"]):
         return job["number"], job["left"]
-    elif job and job.get("undone"):
+    if job and job.get("undone") and live is not None and target in (None, live):
         return live, job["number"]
-    else:
-        target = rollback_target(state)
+    target = target or rollback_target(state)
     if target is None:
         raise StateError("there is no release to go back to: none below the live one was ever proven live. Deploy one instead.")
     if target == live:
