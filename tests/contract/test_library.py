@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "plugins" / "module_utils" / "greenroom"
-WITHOUT_ANSIBLE = ("cli.py", "slot_agent.py")  # started by units and by hand, with the system's Python
+WITHOUT_ANSIBLE = ("cli.py", "slot_agent.py", "guard.py", "guard_watch.py")  # started by units and by hand, with the system's Python
 
 
 def imports(tree, *, top_only):

@@ -6,7 +6,6 @@ import time
 
 import pytest
 from ansible.module_utils.greenroom import cli
-from ansible.module_utils.greenroom.lease import identity
 from ansible.module_utils.greenroom.maintenance import LONGEST_S, Maintenance, MaintenanceError, age, describe, seconds_of, seconds_until
 from ansible.module_utils.greenroom.releases import Releases
 
@@ -110,8 +109,9 @@ def test_the_tool_closes_and_opens_the_door_and_the_ledger_knows(gateway, capsys
 
 def test_the_tool_works_while_a_run_holds_the_lease(gateway):
     releases = Releases(gateway / "var/lib/greenroom/svc", "svc", gateway / "etc/greenroom/svc/switch")
-    releases.lease.acquire(owner="run@control", control=identity(os.getpid()), run_id="run-1", ttl_s=60)
+    held = releases.lease.acquire(owner="run@control", run_id="run-1")
     assert tool(gateway, "on", "--reason", "now") == 0
+    held.give_back()
 
 
 @pytest.mark.parametrize(

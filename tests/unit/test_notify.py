@@ -196,3 +196,14 @@ def test_a_severity_is_one_of_three_and_texts_are_for_people():
     with pytest.raises(ValueError, match="severity"):
         message("a", "loud", "b", "c")
     assert as_text(message("a", "info", "b", "", x=1)) == "[INFO] b\nx: 1"
+
+
+def test_address_and_secret_lie_in_a_file_of_their_own(tmp_path, config, channel):
+    secrets_file = tmp_path / "notify.env"
+    secrets_file.write_text(f'NOTIFY_URL="{channel.url}"\nNOTIFY_SECRET={SECRET}\n')
+    apart = {**{key: value for key, value in config.items() if key not in ("url", "secret")}, "secrets_file": str(secrets_file)}
+    assert announce(written(tmp_path, apart), one())["sent"] == 1
+    assert load_config(written(tmp_path, apart))["secret"] == SECRET
+    secrets_file.write_text(f"NOTIFY_URL {channel.url}\n")
+    problem = announce(written(tmp_path, apart), one())["problem"]
+    assert str(secrets_file) in problem and TOKEN not in problem

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .contract_backup import BACKUP_RULES
+from .contract_guard import GUARD_RULES
 from .contract_load import LOAD_RULES
 from .contract_rules import RULES, Context
 from .contract_secrets import SECRET_RULES
@@ -55,7 +56,7 @@ def validate(
         # A rule reads values of the right shape only: one that needs a section which the schema refused waits for the next run.
         broken = {(split(problem.path)[1:2] or [""])[0] for problem in problems}
         context = Context(normalized(contract, schema), secrets, markers, groups, addresses)
-        for sections, rule in [*RULES, *BACKUP_RULES, *LOAD_RULES, *SECRET_RULES, *VALUE_RULES]:
+        for sections, rule in [*RULES, *BACKUP_RULES, *GUARD_RULES, *LOAD_RULES, *SECRET_RULES, *VALUE_RULES]:
             if not broken & set(sections):
                 problems += rule(context)
     unique = list(dict.fromkeys(problems))

@@ -62,6 +62,8 @@ def needed_secrets(contract: dict) -> list[str]:
         names.append("vault_rabbitmq_password")
     if contract["dependencies"].get("cache", {}).get("mode") == "installed":
         names.append("vault_redis_password")
+    if "notify" in contract:
+        names.append("vault_notify_url")
     if "backup" in contract:
         names += [
             "vault_db_backup_store_key_id", "vault_db_backup_store_secret",

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from . import env_file
 from .durable import DurableError, locked, write_atomic
 from .masking import masked, secret_parts
 from .probes.base import Context, ProbeError, network_problem
@@ -95,7 +96,7 @@ TEMPLATES: dict[str, tuple[Callable[[dict, str | None], dict], Callable[[bytes],
 def load_config(path: str | os.PathLike) -> dict:
     """The channel: {service, environment, spool, template, url, secret, timeout_s, give_up_s, ca_file}; url None: no channel.
 
-    Raises NotifyError; its text holds no value of the file.
+    `secrets_file` names an env file with NOTIFY_URL and NOTIFY_SECRET. Raises NotifyError; its text holds no value of a file.
     """
     try:
         config = json.loads(Path(path).read_bytes())
@@ -108,7 +109,14 @@ def load_config(path: str | os.PathLike) -> dict:
         raise NotifyError(
             f"{path}: {', '.join(wrong) or 'template'} is not as it must be. The role guard writes it: deploy.yml --tags prepare."
         )
-    return {"url": None, "secret": None, "ca_file": None, **config}
+    config = {"url": None, "secret": None, "ca_file": None, **config}
+    if config.get("secrets_file"):
+        entries, problems = env_file.load(config["secrets_file"])
+        if problems:
+            raise NotifyError("; ".join(map(str, problems)))
+        found = {entry.key: entry.value for entry in entries}
+        config |= {"url": found.get("NOTIFY_URL"), "secret": found.get("NOTIFY_SECRET")}
+    return config
 
 
 class Outbox:
@@ -193,12 +201,15 @@ class Outbox:
         return why and masked(f"the channel at {urlsplit(self.config['url']).hostname}: {why}", self._secrets)
 
 
-def announce(config_path: str | os.PathLike, one: dict, budget_s: float = 10.0) -> dict:
-    """Keep and deliver one message: {sent, waiting, dropped, problem}. Never raises for the channel; a problem is a text to show beside."""
+def announce(config_path: str | os.PathLike, one: dict | None, budget_s: float = 10.0) -> dict:
+    """Keep one message (None: no new one) and deliver what waits: {sent, waiting, dropped, problem}.
+
+    Never raises for the channel; a problem is a text to show beside the outcome.
+    """
     try:
         outbox = Outbox(load_config(config_path))
     except NotifyError as error:
         return {"sent": 0, "waiting": 0, "dropped": 0, "problem": str(error)}
-    kept = outbox.put(one)
+    kept = outbox.put(one) if one else None
     done = outbox.flush(budget_s)
     return {**done, "problem": kept or done["problem"]}
