@@ -42,6 +42,21 @@ options:
       column: {description: "The column.", type: str, required: true}
       key_file: {description: "File on this host with the key, one line.", type: path, required: true}
       expression: {description: "SQL that opens a value, with C(%(key)s); pgcrypto's C(pgp_sym_decrypt) by default.", type: str}
+  release:
+    description:
+      - The deployed release, for its own checks of the restored copy. Its revision must be the copy's, its commands must read what they
+        expect. They run as the service's unix user, as its database role.
+    type: dict
+    suboptions:
+      folder: {description: "Folder of the installed release, with C(venv) and C(src).", type: path, required: true}
+      user: {description: "The service's unix user on this host.", type: str, required: true}
+      role: {description: "The role the service connects as.", type: str, required: true}
+      url_key: {description: "Variable in which the service expects the database's URL.", type: str, required: true}
+      url_scheme: {description: "Scheme of that URL; it names the driver.", type: str, default: postgresql}
+      config: {description: "alembic's configuration file below C(src); left out for a service without migrations.", type: str}
+      env: {description: "The rest of the service's environment.", type: dict, default: {}}
+      secrets: {description: "What of it is secret. Keys that open data are needed, all others may be anything.", type: dict, default: {}}
+      checks: {description: "Commands, each with C(name), C(command) and C(expect).", type: list, elements: dict, default: []}
   jobs:
     description: Connections and processes that work side by side.
     type: int
@@ -62,6 +77,14 @@ EXAMPLES = r"""
     config: /etc/greenroom/example-service/backup.json
     key_probes:
       - {table: public.applications, column: secret, key_file: /etc/greenroom/example-service/backup/service_key}
+    release:
+      folder: /opt/example-service/releases/12-1.4.0
+      user: example-service
+      role: example_app
+      url_key: DATABASE_URL
+      config: alembic.ini
+      checks:
+        - {name: the list of things, command: example-cli things list --json, expect: {ok: true}}
   register: backup_proof
 
 - name: Keep it until a newer one is proved
@@ -120,25 +143,49 @@ evidence:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom.backup import configuration, dump, verify
 from ansible.module_utils.greenroom.backup.errors import BackupError
+from ansible.module_utils.greenroom.backup.release_checks import ReleaseChecks
 
+PROBE = {
+    "table": {"type": "str", "required": True},
+    "column": {"type": "str", "required": True},
+    "key_file": {"type": "path", "required": True},
+    "expression": {"type": "str"},
+}
+RELEASE = {
+    "folder": {"type": "path", "required": True},
+    "user": {"type": "str", "required": True},
+    "role": {"type": "str", "required": True},
+    "url_key": {"type": "str", "required": True, "no_log": False},
+    "url_scheme": {"type": "str", "default": "postgresql"},
+    "config": {"type": "str"},
+    "env": {"type": "dict", "default": {}},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "checks": {"type": "list", "elements": "dict", "default": []},
+}
 RETURNED = ("verdict", "statement", "id", "places", "differences", "seconds", "total_s", "expires", "sha256", "evidence")
+
+
+def release_checks(given: dict | None) -> ReleaseChecks | None:
+    """The release's own checks, if a release is given."""
+    if not given:
+        return None
+    environment = {**given["env"], **given["secrets"]}
+    same = {"release": given["folder"], "scheme": given["url_scheme"], "commands": given["checks"]}
+    return ReleaseChecks(
+        **same, **{key: given[key] for key in ("user", "role", "url_key", "config")}, env=environment, secrets=list(given["secrets"])
+    )
 
 
 def main() -> None:
     """Prove or remember; fail with the reason and the evidence."""
-    probe = {
-        "table": {"type": "str", "required": True},
-        "column": {"type": "str", "required": True},
-        "key_file": {"type": "path", "required": True},
-        "expression": {"type": "str"},
-    }
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["verified", "remembered"], "default": "verified"},
             "config": {"type": "path", "required": True},
             "id": {"type": "str"},
             "max_age_s": {"type": "float", "default": 93600},
-            "key_probes": {"type": "list", "elements": "dict", "default": [], "options": probe, "no_log": False},
+            "key_probes": {"type": "list", "elements": "dict", "default": [], "options": PROBE, "no_log": False},
+            "release": {"type": "dict", "options": RELEASE},
             "jobs": {"type": "int", "default": 2},
             "scratch_dir": {"type": "path"},
         },
@@ -160,6 +207,7 @@ def main() -> None:
             key_probes=given["key_probes"],
             jobs=given["jobs"],
             scratch_dir=given["scratch_dir"],
+            also=release_checks(given["release"]),
             look_only=module.check_mode,
         )
     except BackupError as error:

@@ -113,6 +113,12 @@ options:
     type: list
     elements: str
     default: []
+  copies:
+    description:
+      - By revision the SQL that copies aside what its upgrade destroys, as M(migration_rehearsal) returns it.
+        It runs right before that revision, on the same connection and in the same transaction.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: V(migrated) then only plans, and says whether it would change the database.
@@ -210,6 +216,7 @@ ARGUMENTS = {
     "time_limit_s": {"type": "int", "default": 600},
     "tables": {"type": "list", "elements": "str", "default": []},
     "indexes": {"type": "list", "elements": "str", "default": []},
+    "copies": {"type": "dict", "default": {}},
 }
 
 
@@ -224,7 +231,7 @@ def job_of(params: dict, python: str) -> Job:
     return Job(
         user=params["user"] or params["service"], database=database, python=python,
         env_files=tuple(params["env_files"]), tables=tuple(params["tables"]), indexes=tuple(params["indexes"]),
-        **{key: params[key] for key in same + limits},
+        copies=params["copies"], **{key: params[key] for key in same + limits},
     )  # fmt: skip
 
 

@@ -21,13 +21,28 @@ options:
     description:
       - V(rehearsed) walks the revisions, writes the manifest and judges it.
       - V(judged) only reads a manifest and judges it, e.g. before the live migration.
+      - V(observed), on the database host as the server's user, reads what a rehearsal wants to know of the live database, RV(rows) and
+        RV(statements). Where the server has loaded pg_stat_statements, it makes its view in the database C(postgres).
     type: str
-    choices: [rehearsed, judged]
+    choices: [rehearsed, judged, observed]
     default: rehearsed
   manifest:
-    description: File of the manifest.
+    description: File of the manifest. Required for V(rehearsed) and V(judged).
     type: path
-    required: true
+  database:
+    description: For V(observed), the live database.
+    type: str
+  socket:
+    description: For V(observed), the folder of the server's socket.
+    type: path
+    default: /var/run/postgresql
+  port:
+    description: For V(observed), the server's port.
+    type: int
+    default: 5432
+  service_role:
+    description: For V(observed), the role whose statements are wanted, the one the service connects as.
+    type: str
   release:
     description: Folder of the installed release, with C(venv) and C(src). Required for V(rehearsed) with alembic.
     type: path
@@ -76,6 +91,10 @@ options:
     description: Rehearse every revision, not only the pending ones.
     type: bool
     default: false
+  newest:
+    description: When nothing is pending, rehearse the newest revisions all the same, which a way back would undo first.
+    type: bool
+    default: false
   current:
     description:
       - The live database's revisions, as C(db_migrate) with C(state=planned) gives them; what is not among their ancestors is pending.
@@ -115,8 +134,10 @@ options:
     type: dict
     default: {}
   statements:
-    description: File with the serving release's statements, a JSON list of texts, e.g. from pg_stat_statements.
-    type: path
+    description: The serving release's statements, as V(observed) returns them.
+    type: list
+    elements: str
+    default: []
   rows:
     description: Rows of the live tables, by name, for the prediction of lock times.
     type: dict
@@ -187,6 +208,15 @@ author: Greenroom
 """
 
 EXAMPLES = r"""
+- name: Look at the live database
+  become: true
+  become_user: postgres
+  migration_rehearsal:
+    state: observed
+    database: example_staging
+    service_role: example_app
+  register: observed
+
 - name: Rehearse what is pending
   migration_rehearsal:
     manifest: /var/lib/greenroom/rehearsal.json
@@ -196,6 +226,8 @@ EXAMPLES = r"""
     owner: example_owner
     roles: [example_app]
     extensions: [pgcrypto]
+    rows: "{{ observed.rows }}"
+    statements: "{{ observed.statements }}"
     waivers:
       - {revision: c3d4, code: OLD_APP_BREAKS, reason: the old worker is stopped first, owner: Anna, expiry: "2027-01-31"}
 
@@ -219,16 +251,29 @@ verdicts:
   type: dict
   sample: {a1b2: LOSSLESS, c3d4: LOSSY_AFTER_WRITES}
 side_copy:
-  description: What has to be copied aside, by revision.
+  description: What has to be copied aside before the revision is undone, or before it is run, by revision.
   returned: when a manifest was made or read
   type: dict
+copy_before:
+  description: By revision the SQL that copies aside what its upgrade destroys, for M(db_migrate); it was seen to bring everything back.
+  returned: when a manifest was made or read
+  type: dict
+rows:
+  description: Estimated rows of the live tables, by name; of those of which the server knows none yet, 0.
+  returned: for state observed
+  type: dict
+statements:
+  description: Distinct statements of the role, from pg_stat_statements, without values; empty where the server has not loaded it.
+  returned: for state observed
+  type: list
+  elements: str
 digest:
   description: sha256 of the manifest's content.
   returned: when a manifest was made or read
   type: str
 evidence:
   description: Records rehearsal.verdict, rehearsal.control, protect.migration_rollback.test and .data.
-  returned: always, also on failure
+  returned: for states rehearsed and judged, also on failure
   type: list
   elements: dict
 """
@@ -243,8 +288,12 @@ from ansible.module_utils.greenroom.rehearsal.errors import RehearsalError
 
 WAIVER = {key: {"type": "str", "required": True} for key in ("revision", "code", "reason", "owner", "expiry")}
 ARGUMENTS = {
-    "state": {"type": "str", "choices": ["rehearsed", "judged"], "default": "rehearsed"},
-    "manifest": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["rehearsed", "judged", "observed"], "default": "rehearsed"},
+    "manifest": {"type": "path"},
+    "database": {"type": "str"},
+    "socket": {"type": "path", "default": "/var/run/postgresql"},
+    "port": {"type": "int", "default": 5432},
+    "service_role": {"type": "str"},
     "release": {"type": "path"},
     "tool": {"type": "str", "choices": ["alembic", "command"], "default": "alembic"},
     "config": {"type": "str", "default": "alembic.ini"},
@@ -257,6 +306,7 @@ ARGUMENTS = {
     "folder": {"type": "path", "default": "/var/lib/greenroom/rehearsal"},
     "bin_dir": {"type": "path"},
     "whole_history": {"type": "bool", "default": False},
+    "newest": {"type": "bool", "default": False},
     "current": {"type": "list", "elements": "str", "default": []},
     "depth": {"type": "str", "choices": ["default", "full"], "default": "default"},
     "owner": {"type": "str", "default": "owner"},
@@ -265,7 +315,7 @@ ARGUMENTS = {
     "reasons": {"type": "dict", "default": {}},
     "volatile": {"type": "list", "elements": "str", "default": []},
     "fixtures": {"type": "dict", "default": {}},
-    "statements": {"type": "path"},
+    "statements": {"type": "list", "elements": "str", "default": []},
     "rows": {"type": "dict", "default": {}},
     "lock_budget_s": {"type": "float", "default": 1.0},
     "lock_timeout_s": {"type": "int", "default": 5},
@@ -277,13 +327,20 @@ ARGUMENTS = {
     "pending": {"type": "list", "elements": "str"},
     "side_copies": {"type": "bool", "default": False},
 }
+NEEDED = [
+    ("state", "rehearsed", ["manifest"]),
+    ("state", "judged", ["manifest"]),
+    ("state", "observed", ["database", "service_role"]),
+]
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=ARGUMENTS, required_if=NEEDED, supports_check_mode=True)
     params = module.params
     try:
+        if params["state"] == "observed":
+            module.exit_json(changed=False, **report.observed(params, write=not module.check_mode))
         if params["state"] == "rehearsed":
             found, changed = report.rehearsed(params, write=not module.check_mode), True
         else:

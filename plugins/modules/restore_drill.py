@@ -16,13 +16,15 @@ options:
     description:
       - V(point) (database host) makes a locked restore point with the fingerprint of O(database), waits until it reads back from every
         repository, and writes it to O(point_file).
+      - V(before) (database host), before a database is changed, makes a plain restore point and waits until it reads back from every
+        repository, each of which must hold a good backup from before it. It is a name to go back to, not a proof.
       - V(drill) (restore host) restores O(point_file) from every repository and proves it.
       - V(mark) (database host) writes into the repositories which backups O(drills) proved; retention keeps the last of those.
       - V(wal) (database host) looks at the backups and at every WAL segment from the newest backup to now, and at the RPO of this moment.
       - V(rpo) (restore host) measures the RPO by experiment. A throw-away server with O(archive_timeout_s) is lost with its disk. It
         archives into a folder; what a push to a distant store takes longer is in the RPO of V(wal).
     type: str
-    choices: [point, drill, mark, wal, rpo]
+    choices: [point, before, drill, mark, wal, rpo]
     required: true
   stanza:
     description: pgBackRest's stanza.
@@ -38,7 +40,7 @@ options:
     elements: int
     default: [1]
   socket:
-    description: Folder of the server's socket (V(point), V(wal)).
+    description: Folder of the server's socket (V(point), V(before), V(wal)).
     type: path
     default: /var/run/postgresql
   port:
@@ -50,7 +52,7 @@ options:
     type: str
     default: postgres
   database:
-    description: The service's database; for V(wal) the one that holds the heartbeat.
+    description: The service's database (V(point)).
     type: str
     default: postgres
   name:
@@ -84,7 +86,7 @@ options:
     type: float
     default: 60
   wait_s:
-    description: How long V(point) waits until the point reads back from every repository (seconds).
+    description: How long V(point) and V(before) wait until the point reads back from every repository (seconds).
     type: float
     default: 120
   archive_timeout_s:
@@ -153,7 +155,7 @@ EXAMPLES = r"""
 RETURN = r"""
 point:
   description: The restore point, without its fingerprint.
-  returned: for state point
+  returned: for states point and before
   type: dict
   sample: {name: drill_20261120T101010Z_a1b2c3, lsn: 0/518A4C0, segment: "000000010000000000000005", waited_ms: 1.2, held_ms: 3.7}
 drills:
@@ -177,7 +179,7 @@ rpo:
   returned: for state rpo
   type: dict
 evidence:
-  description: Records backup.physical.*, protect.restore.*, protect.rto and protect.rpo, by state.
+  description: Records backup.physical.*, protect.backup.before_deploy, protect.restore.*, protect.rto and protect.rpo, by state.
   returned: always, also on failure
   type: list
   elements: dict
@@ -191,7 +193,7 @@ from ansible.module_utils.greenroom.backup.scratch_cluster import find_bin_dir
 from ansible.module_utils.greenroom.records import red
 
 ARGUMENTS = {
-    "state": {"type": "str", "choices": ["point", "drill", "mark", "wal", "rpo"], "required": True},
+    "state": {"type": "str", "choices": ["point", "before", "drill", "mark", "wal", "rpo"], "required": True},
     "stanza": {"type": "str", "default": "main"},
     "config": {"type": "path", "default": "/etc/pgbackrest/pgbackrest.conf"},
     "repositories": {"type": "list", "elements": "int", "default": [1]},
@@ -214,6 +216,7 @@ ARGUMENTS = {
     "workers": {"type": "int", "default": 2},
     "bin_dir": {"type": "path"},
 }
+CHANGING = ("point", "before", "mark")
 NEEDED = [
     ("state", "point", ["point_file"]),
     ("state", "drill", ["point_file", "folder"]),
@@ -228,6 +231,9 @@ def act(params: dict) -> dict:
     dsn = {"host": params["socket"], "port": str(params["port"]), "user": params["superuser"], "dbname": params["database"]}
     if params["state"] == "mark":
         return physical_evidence.mark_verified(pgbackrest, params["drills"])
+    if params["state"] == "before":
+        limits = {key: params[key] for key in ("name", "wait_s", "max_age_s")}
+        return physical_evidence.protect(pgbackrest, repos, dsn, **limits)
     if params["state"] == "wal":
         limits = {key: params[key] for key in ("max_age_s", "margin_s", "rpo_limit_s")}
         found = physical_evidence.check_wal(pgbackrest, repos, dsn, **limits)
@@ -251,14 +257,14 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, required_if=NEEDED, supports_check_mode=True)
     state = module.params["state"]
     if module.check_mode and state != "wal":
-        module.exit_json(changed=state in ("point", "mark"), evidence=[], msg=f"check mode: {state} was not run, nothing was measured")
+        module.exit_json(changed=state in CHANGING, evidence=[], msg=f"check mode: {state} was not run, nothing was measured")
     try:
         result = act(module.params)
     except BackupError as error:
         module.fail_json(msg=str(error), evidence=error.result.get("evidence", []))
     if reason := red(result["evidence"]):
         module.fail_json(msg=reason, **result)
-    module.exit_json(changed=state in ("point", "mark"), **result)
+    module.exit_json(changed=state in CHANGING, **result)
 
 
 if __name__ == "__main__":

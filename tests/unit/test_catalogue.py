@@ -8,7 +8,7 @@ from ansible.module_utils.greenroom.catalogue import not_applicable
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "catalogue" / "any.yml", ROOT / "examples" / "lark-service" / "catalogue.yml"]
-BUILT_PHASES = {"prepare", "release", "database", "configure", "verify"}
+BUILT_PHASES = {"prepare", "release", "database", "configure", "verify", "protect"}
 
 GOOD = "- {id: a.b, phase: prepare, title: A, threshold: null, source: [001 L1], kind: auto, system: any}\n"
 
@@ -31,7 +31,7 @@ def test_entries_measured_in_another_phase():
     moved = {entry.id: entry.gate_phase for entry in catalogue.load(SHIPPED) if entry.measured_in}
     later = ["sec.secrets.mode", "sec.secrets.not_in_vcs", "sec.tls", "release.running_version", "release.time_budget"]
     earlier = ["sec.network.ports", "db.extension.pgcrypto", "db.user.privileges"]  # the hosts have them before a release is there
-    assert moved == {**dict.fromkeys(later, "verify"), **dict.fromkeys(earlier, "prepare"), "release.start.app": "configure"}
+    assert moved == {**dict.fromkeys(later, "verify"), **dict.fromkeys(earlier, "prepare"), "release.start.app": "configure", "protect.backup.before_deploy": "database"}
 
 
 def test_an_entry_knows_where_it_stands(tmp_path):

@@ -280,7 +280,7 @@ def test_normalized_fills_every_default_and_nothing_else():
     assert full["metrics"]["path"] == "/metrics"
     assert full["dependencies"]["database"]["port"] == 5432
     assert full["env"][0]["secret"] is False
-    assert len(full["hooks"]) == 10 and set(map(tuple, full["hooks"].values())) == {()}
+    assert len(full["hooks"]) == 12 and set(map(tuple, full["hooks"].values())) == {()}
     assert "tests" not in full
     assert "cache" not in full["dependencies"]
     assert contract.normalized(full) == full

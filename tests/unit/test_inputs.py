@@ -89,7 +89,7 @@ def test_a_limit_that_keeps_what_is_needed_is_let_through(check):
     [
         (["all"], [], list(inputs.PHASES)),
         ([], [], list(inputs.PHASES)),
-        (["tagged"], ["verify"], list(inputs.PHASES[:-1])),
+        (["tagged"], ["protect"], list(inputs.PHASES[:-1])),
         (["verify", "prepare"], [], ["prepare", "verify"]),
         (["always"], [], []),
         (["all"], ["tagged"], []),

@@ -146,6 +146,7 @@ def _read(path: str) -> list[tuple[str, dict, list[str]]]:
 
 
 # What the catalogue asks of a dependency, by the beginning of its ids.
+OF_BACKUPS = ("protect.", "backup.", "rehearsal.")  # what is required of a service whose contract has a section `backup`
 REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
 # What only the service's repository can tell; a prebuilt archive comes without it.
 OF_THE_REPOSITORY = {
@@ -173,7 +174,7 @@ def not_applicable(service: Mapping, ids: Sequence[str]) -> dict[str, str]:
     if "artefact" in service:
         found |= {name: reason for name, reason in OF_THE_REPOSITORY.items() if name in ids}
     if "backup" not in service:
-        found |= {name: "the contract has no section `backup`" for name in ids if name.startswith("protect.")}
+        found |= {name: "the contract has no section `backup`" for name in ids if name.startswith(OF_BACKUPS)}
     for section, beginning in (("load", "load."), ("observation", "observe.")):
         if section not in service:
             found |= {name: f"the contract has no section `{section}`" for name in ids if name.startswith(beginning)}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from .contract_rules import needed_groups
 from .problems import Problem, as_dicts, nearest
 
-PHASES = ("prepare", "release", "database", "configure", "verify")
+PHASES = ("prepare", "release", "database", "configure", "verify", "protect")
 SPECIAL_TAGS = ("all", "tagged", "always")  # Ansible's own; untagged and never would select nothing here
 WHOLE_FLEET = PHASES[1:]  # from here on every host must take part: half a fleet on a new release is no release
 ANSIBLE_LEAST = (2, 19)

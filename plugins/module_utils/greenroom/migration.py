@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 # These are imported so that Ansible ships them with the module; what runs of them is their source, elsewhere.
@@ -105,6 +105,7 @@ class Job:
     tables: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
     target: str = "head"  # of a downgrade: the revision to go back to, or base
+    copies: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # side copies before an upgrade, SQL by revision
 
     def unit(self, operation: str) -> str:
         """The transient unit's name. A migration has one name a service, so that a second one on the same host is refused by systemd."""
@@ -126,6 +127,7 @@ class Job:
             "lock_key": LOCK_KEY, "lock_wait_s": self.lock_wait_s, "lock_name": f"{APPLICATION_NAME}-lock {self.run_id}".strip(),
             "application_name": APPLICATION_NAME, "settings": settings, "time_limit_s": self.time_limit_s,
             "tables": list(self.tables), "indexes": list(self.indexes), "target": self.target,
+            "copies": dict(self.copies),
         }  # fmt: skip
 
     def argv(self, operation: str) -> list[str]:

@@ -5,7 +5,8 @@ standard input (so no secret is in argv or on disk), and reads its answer from s
 known, the last one is complete. So what a run that had to be killed was doing is known too. Needs nothing of Greenroom.
 
 job   {operation: plan | upgrade | downgrade, config: path of alembic.ini, url_key, url, env: {key: value},
-       settings: {postgresql setting: value}, target: revision (head if left out)}
+       settings: {postgresql setting: value}, target: revision (head if left out),
+       copies: {revision: [SQL that runs before its upgrade, in the same transaction]}}
 answer   {before: plan, started: [{revision, message, seconds, done}], after: plan, error: {kind, message} | null}
 plan  {current: [revision], heads: [revision], pending: [{revision, message}], unknown: [revision]}
 """
@@ -71,9 +72,14 @@ def set_on_connect(settings: dict) -> None:
         connection.commit()
 
 
-def move(config: object, scripts: object, direction: str, target: str, answer: dict, tell: Callable[[dict], None]) -> None:
-    """`alembic upgrade` or `downgrade` to `target`; `answer.started` gets an entry for each revision as it begins: a failure has a name."""
-    from alembic import command
+def move(
+    config: object, scripts: object, direction: str, target: str, answer: dict, tell: Callable[[dict], None], copies: dict
+) -> None:  # fmt: skip
+    """`alembic upgrade` or `downgrade` to `target`; `answer.started` gets an entry for each revision as it begins: a failure has a name.
+
+    Copies run on the migration's own connection: what is written up to the upgrade is in them.
+    """
+    from alembic import command, op
     from alembic.script import ScriptDirectory
 
     def watched(revision: dict, run: object) -> object:
@@ -83,6 +89,8 @@ def move(config: object, scripts: object, direction: str, target: str, answer: d
             tell(answer)
             clock = time.monotonic()
             try:
+                for sql in copies.get(revision["revision"], []) if direction == "upgrade" else []:
+                    op.get_bind().exec_driver_sql(sql)
                 run()
                 entry["done"] = True
             finally:
@@ -116,7 +124,7 @@ def answer_to(job: dict, tell: Callable[[dict], None]) -> dict:
         if job["operation"] in ("upgrade", "downgrade") and clear:
             try:
                 tell(answer)
-                move(config, scripts, job["operation"], target, answer, tell)
+                move(config, scripts, job["operation"], target, answer, tell, job.get("copies", {}))
             finally:
                 answer["after"] = plan(config, scripts)
     except SystemExit as error:  # alembic's CommandError path and env.py files that give up

@@ -90,6 +90,7 @@ def run_tool(job: dict, operation: str) -> dict:
     request = {
         "operation": operation, "config": tool["config"], "env": tool["env"], "url": job["url"], "url_key": job["url_key"],
         "settings": {**job["settings"], "application_name": job["application_name"]}, "target": job.get("target") or "head",
+        "copies": job.get("copies") or {},
     }  # fmt: skip
     try:
         done = subprocess.run(

@@ -44,12 +44,14 @@ def load_catalogue(paths: list[str], project: Path = PROJECT) -> tuple[Catalogue
     return Catalogue(), faults
 
 
-def earlier_phases(facts: Mapping) -> dict[str, str]:
-    """Phases proven by an earlier run (phase -> run id): as the run stated them, or those that a no-op leaves alone."""
+def earlier_phases(run: Mapping) -> dict[str, str]:
+    """Phases proven by an earlier run (phase -> run id): as the run stated them, or those that a no-op left alone."""
+    facts = run.get("facts") or {}
+    gated = {phase for phases in run.get("gated") or [] for phase in phases}
     if isinstance(facts.get("earlier"), Mapping):
         return {str(phase): str(run) for phase, run in facts["earlier"].items()}
     if facts.get("no_op_of"):
-        return dict.fromkeys(UNCHANGED_IN_NO_OP, str(facts["no_op_of"]))
+        return dict.fromkeys((phase for phase in UNCHANGED_IN_NO_OP if phase not in gated), str(facts["no_op_of"]))
     return {}
 
 
@@ -74,7 +76,7 @@ def judge(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
     known = {entry.gate_phase for entry in catalogue}
     phases = [phase for phase in run.get("selected") or [] if phase in known]
     judged = gate.evaluate(
-        catalogue, evidence, phases, problems=problems, not_applicable=facts.get("not_applicable"), earlier=earlier_phases(facts),
+        catalogue, evidence, phases, problems=problems, not_applicable=facts.get("not_applicable"), earlier=earlier_phases(run),
         hosts=facts.get("hosts"), excused=excused,
     )  # fmt: skip
     if not phases:  # an operation without a catalogue phase asks for nothing; then the gate's own complaint is no news
@@ -113,7 +115,7 @@ def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
         "check": bool(run.get("check")), "user": run.get("user"), "control_node": run.get("control_node"), "tags": run.get("tags") or [],
         "phases": _phases(run, judged, shown, exit_status), "counts": judged["counts"], "required": judged["required"],
         "passed": judged["passed"], "blockers": judged["blockers"], "failures": shown, "errors": list(run.get("errors") or []),
-        "earlier": earlier_phases(facts), "checklist": judged["results"], "changes": None, "evidence": evidence, "facts": facts,
+        "earlier": earlier_phases(run), "checklist": judged["results"], "changes": None, "evidence": evidence, "facts": facts,
     }  # fmt: skip
     report["sentence"] = sentence(report)
     if previous:
@@ -124,7 +126,7 @@ def build(run: Mapping, evidence: list[dict], problems: list[dict], catalogue: C
 def _phases(run: Mapping, judged: Mapping, failures: list, exit_status: int) -> list[dict]:
     """One dict for each phase of the playbook: name, seconds, verdict, reason, start_s, and of its required checks that apply how many
     there are (required) and how many passed. A failed task makes the verdict of its phase `fail`."""
-    earlier = earlier_phases(run.get("facts") or {})
+    earlier = earlier_phases(run)
     ran = {phase["name"]: phase for phase in run.get("phases") or []}
     listed = []
     for name in dict.fromkeys([*(run.get("planned") or []), *ran]):
@@ -185,7 +187,9 @@ def sentence(report: Mapping) -> str:
         return f"{what}: refused, {render.counted(blockers, 'blocker')}. Nothing was touched."
     where = f" in phase {stopped}" if stopped else ""
     if report["verdict"] == "person_needed":
-        return f"{what}: failed{where}, {render.counted(blockers, 'blocker')}. A person has to decide what comes next."
+        return f"{what}: failed{where}, {render.counted(blockers, 'blocker')}. A person has to decide what comes next." + (
+            f" Users are on {facts['users_on']}." if facts.get("users_on") else ""
+        )
     users = facts.get("users_on")
     after = f"Users are on {users}." if users else "Users are where they were before this run."
     return f"{what}: failed{where}, {render.counted(blockers, 'blocker')}. {after}"

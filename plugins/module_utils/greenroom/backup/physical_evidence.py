@@ -16,6 +16,8 @@ from . import drill, point_in_time, rpo, wal
 from .errors import BackupError
 from .pgbackrest import PgBackRest, judge
 
+HEARTBEAT_IN = "postgres"  # the database that holds the heartbeat: no application's own
+
 
 def save_point(path: str | os.PathLike, point: Mapping) -> None:
     """Write a known point with its fingerprint (0600). Raises BackupError if it cannot be written."""
@@ -46,14 +48,46 @@ def make_point(
 
     evidence: list[dict] = []
     expected = f"archived in {len(repos)} repositories and read back from each"
-    with measured("backup.physical.restore_point", expected, into=evidence) as check:
+    with (
+        measured("backup.physical.restore_point", expected, into=evidence) as check,
+        psycopg.connect(**{**dsn, "dbname": HEARTBEAT_IN, "autocommit": True}) as connection,
+    ):
+        for _ in range(2):  # one counts when the next began in the archived part: the RPO of this moment is then known
+            wal.beat(connection)
         point = point_in_time.known_point(dsn, wal.point_name(name), bin_dir=bin_dir, workers=workers)
         if not point["fingerprint"]["rows"]:
             raise BackupError(f"database {dsn['dbname']} has no row: a drill to this point would prove nothing. Is it the right one?")
-        with psycopg.connect(**{**dsn, "autocommit": True}) as connection:
-            point = wal.confirm_point(connection, point, pgbackrest, repos, wait_s)
+        point = wal.confirm_point(connection, point, pgbackrest, repos, wait_s)
         check.detail = {key: point[key] for key in ("lsn", "segment", "tries", "waited_ms", "held_ms", "archived_s")}
         check.judge(True, f"{point['name']} in {point['archived_s']:.1f} s")
+    if evidence[0]["status"] != PASS:
+        raise BackupError(evidence[0]["reason"].removeprefix("BackupError: "), {"evidence": evidence})
+    return {"point": point, "evidence": evidence}
+
+
+def protect(pgbackrest: PgBackRest, repos: tuple[int, ...], dsn: Mapping, *, name: str, wait_s: float, max_age_s: float | None) -> dict:
+    """What must be in each repository before a database is changed (003 deploy preparation): a good backup and, after it, a restore point.
+
+    {point: {name, lsn, segment, archived_s, repos, backups: {repository: label}}, evidence}. Raises BackupError with the evidence.
+    """
+    import psycopg
+
+    evidence: list[dict] = []
+    expected = f"a good backup, and a restore point after it, read back from {len(repos)} repositories"
+    with (
+        measured("protect.backup.before_deploy", expected, into=evidence) as check,
+        psycopg.connect(**{**dsn, "dbname": HEARTBEAT_IN, "autocommit": True}) as connection,
+    ):
+        system, problems, newest = wal.server_state(connection)["system_identifier"], [], {}
+        for repo in repos:
+            backup, wrong = judge(pgbackrest.backups(repo), repo, system_identifier=system, max_age_s=max_age_s, now=time.time())
+            problems += wrong
+            newest[str(repo)] = backup["label"] if backup else None
+        if problems:
+            raise BackupError("; ".join(problems))
+        point = {**wal.restore_point(connection, wal.point_name(name), pgbackrest, repos, wait_s), "backups": newest}
+        check.detail = {key: point[key] for key in ("lsn", "segment", "archived_s", "backups")}
+        check.judge(True, f"{point['name']} after {', '.join(newest.values())}")
     if evidence[0]["status"] != PASS:
         raise BackupError(evidence[0]["reason"].removeprefix("BackupError: "), {"evidence": evidence})
     return {"point": point, "evidence": evidence}
@@ -86,7 +120,7 @@ def check_wal(
     import psycopg
 
     evidence, seen, best = [], {}, None
-    with psycopg.connect(**{**dsn, "autocommit": True}) as connection:
+    with psycopg.connect(**{**dsn, "dbname": HEARTBEAT_IN, "autocommit": True}) as connection:
         wal.beat(connection)
         state = wal.server_state(connection)
         for repo in repos:

@@ -34,7 +34,7 @@ def restore(inside: Path, document: Mapping, cluster: ScratchCluster, *, jobs: i
     with cluster.connect() as connection:
         assert_scratch(connection)
         _check_target(connection, source)
-        _check_extensions(connection, source)
+        check_extensions(connection, source["extensions"])
     free = shutil.disk_usage(cluster.folder).free
     if free < ROOM * source["database_bytes"]:
         needed = int(ROOM * source["database_bytes"]) >> 20
@@ -46,7 +46,7 @@ def restore(inside: Path, document: Mapping, cluster: ScratchCluster, *, jobs: i
         env["PGOPTIONS"] = OPTIONS
         # -C makes the database from template0 with its own encoding, locale, owner, rights and settings.
         arguments = ["-C", "--exit-on-error", f"-j{jobs}", "--dbname", conninfo, str(inside / "dump")]
-        _silent("pg_restore", run(f"{cluster.bin_dir}/pg_restore", *arguments, env=env, advice=_advice(source)).stderr)
+        silent("pg_restore", run(f"{cluster.bin_dir}/pg_restore", *arguments, env=env, advice=_advice(source)).stderr)
     with _timed(seconds, "analyze"), cluster.connect(source["database"]) as connection:
         connection.execute("ANALYZE")  # a dump carries no statistics for the planner
     return seconds
@@ -89,9 +89,10 @@ def _check_target(connection, source: Mapping) -> None:
         )
 
 
-def _check_extensions(connection, source: Mapping) -> None:
+def check_extensions(connection, extensions: Mapping) -> None:
+    """Raise BackupError unless the server could make each of {extension: version}."""
     available = set(connection.execute("SELECT name, version FROM pg_available_extension_versions").fetchall())
-    missing = [f"{name} {version}" for name, version in sorted(source["extensions"].items()) if (name, version) not in available]
+    missing = [f"{name} {version}" for name, version in sorted(extensions.items()) if (name, version) not in available]
     if missing:
         raise BackupError(f"extensions are missing on this host: {', '.join(missing)}. Install the packages that the database host has")
 
@@ -120,10 +121,11 @@ def _globals(path: Path, source: Mapping, cluster: ScratchCluster) -> None:
         env=env, input="\n".join(lines).encode() + b"\n",
         advice="An `invalid command` means that psql here is older than the pg_dumpall that wrote the roles: update it",
     )  # fmt: skip
-    _silent("psql", done.stderr)
+    silent("psql", done.stderr)
 
 
-def _silent(program: str, stderr: bytes) -> None:
+def silent(program: str, stderr: bytes) -> None:
+    """Raise BackupError if a program that ended with 0 said anything but what is known to be harmless."""
     text = "\n".join(line for line in stderr.decode(errors="replace").splitlines() if line.strip() and not ALLOWED.search(line))
     if text:
         raise BackupError(f"{program} ended with 0 but said: {text[-1500:]}. A restore with warnings counts as failed")
@@ -135,18 +137,26 @@ def reloaded_schema(cluster: ScratchCluster, dbname: str, dumped: str) -> str:
     PostgreSQL writes some expressions differently once they were loaded again (`x IN (…)` on a varchar): comparing what both become tells
     that from a real difference.
     """
-    name = "greenroom_reload"
     with cluster.connect() as connection:
         assert_scratch(connection)
+    return reloaded(cluster.dsn(), cluster.bin_dir, dbname, dumped, "greenroom_reload")
+
+
+def reloaded(dsn: Mapping, bin_dir: str, dbname: str, dumped: str, name: str) -> str:
+    """The same on any server, through a database `name` that exists only meanwhile. dsn: of its superuser."""
+    import psycopg
+
+    quoted, text = '"' + name.replace('"', '""') + '"', None
+    with psycopg.connect(**{**dsn, "dbname": "postgres", "autocommit": True}) as connection:
         query = "SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_database WHERE datname = %s"
         owner = connection.execute(query, [dbname]).fetchone()[0]
-        connection.execute(f"DROP DATABASE IF EXISTS {name}")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 OWNER {owner}")
-    conninfo, env = libpq(cluster.dsn(name))
-    arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-f", "-"]
-    env["PGOPTIONS"] = OPTIONS
-    run(f"{cluster.bin_dir}/psql", *arguments, env=env, input=dumped.encode())
-    found = schema.schema_text(cluster.dsn(name), cluster.bin_dir)
-    with cluster.connect() as connection:
-        connection.execute(f"DROP DATABASE {name}")
-    return found
+        connection.execute(f"DROP DATABASE IF EXISTS {quoted}")
+        connection.execute(f"CREATE DATABASE {quoted} TEMPLATE template0 OWNER {owner}")
+        try:
+            conninfo, env = libpq({**dsn, "dbname": name})
+            env["PGOPTIONS"] = OPTIONS
+            run(f"{bin_dir}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-f", "-", env=env, input=dumped.encode())
+            text = schema.schema_text({**dsn, "dbname": name}, bin_dir)
+        finally:
+            connection.execute(f"DROP DATABASE {quoted}")
+    return text

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .. import durable
-from ..records import ERROR, FAIL, NOT_RUN, PASS, record
+from ..records import ERROR, FAIL, NOT_APPLICABLE, NOT_RUN, PASS, record
 from . import dump, fingerprint, key_probe, manifest, negative_control, restore, seal, signature, store
 from .configuration import Configuration
 from .errors import BackupError
@@ -117,11 +117,10 @@ class _Proof(Walk):
         try:
             records = self.also(self.cluster, self.database)
         except BackupError as error:
-            records = [
-                record("backup.logical.also", FAIL, "the further checks run", "refused", reason=str(error), detail={"target": TARGET})
-            ]
+            why = {"reason": str(error), "detail": {"target": TARGET}}
+            records = [record("backup.logical.release", FAIL, "the release's own checks run", "refused", **why)]
         self.evidence += records
-        if any(one["status"] not in (PASS, NOT_RUN) for one in records):
+        if any(one["status"] not in (PASS, NOT_RUN, NOT_APPLICABLE) for one in records):
             self.result["failed_step"] = "also"
             raise Stop
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import pwd
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,6 @@ from ..backup.scratch_cluster import ScratchCluster, assert_scratch
 from . import state as states
 from .alembic_worker import MODES
 from .catalog import SETTINGS, quoted
-from .errors import RehearsalError
 
 LOCKS = (
     "SELECT l.relation::bigint, l.mode FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted AND l.locktype = 'relation'"
@@ -57,30 +54,11 @@ class Ground:
         self.cluster, self.adapter, self.options, self._made = cluster, adapter, options, 0
         self.admin = cluster.connect()
         assert_scratch(self.admin)
-        self._admit(getattr(adapter, "user", None))
+        if user := getattr(adapter, "user", None):
+            cluster.admit(user)
         for role in dict.fromkeys((options.owner, *options.roles)):
             if not self.admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
                 self.admin.execute(f"CREATE ROLE {quoted(role)} LOGIN")
-
-    def _admit(self, user: str | None) -> None:
-        """Let the unix user that migrates through to the socket, and nobody else; as the superuser only root and the server's own user.
-
-        The release's code is not ours: a superuser of the scratch cluster could start programs as the server's unix user.
-        """
-        if not user or os.geteuid() != 0:
-            return
-        try:
-            server = pwd.getpwnam(self.cluster.user or "root").pw_gid
-            os.chown(self.cluster.socket_dir, pwd.getpwnam(user).pw_uid, server)
-        except KeyError as error:
-            raise RehearsalError(f"the unix user {user} does not exist on this host. Make it, or give another one") from error
-        os.chmod(self.cluster.socket_dir, 0o770)
-        boss = self.cluster.superuser
-        mapped = [f"rehearsal {name} {boss}" for name in ("root", self.cluster.user or "root")]
-        (self.cluster.data_dir / "pg_ident.conf").write_text("\n".join(mapped) + "\n")
-        hba = f'local all "{boss}" peer map=rehearsal\nlocal all all trust\n'
-        (self.cluster.folder / "hba.conf").write_text(hba)
-        self.admin.execute("SELECT pg_reload_conf()")
 
     @property
     def versions(self) -> tuple[str, ...]:

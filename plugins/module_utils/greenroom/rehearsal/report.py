@@ -9,11 +9,16 @@ from pathlib import Path
 
 from ..durable import write_atomic
 from ..records import ERROR, FAIL, PASS, record
-from . import manifest, run
+from . import manifest, run, statements
 from .adapters import AlembicAdapter, CommandAdapter
 from .errors import RehearsalError
 from .ground import Options
 
+ESTIMATES = r"""
+    SELECT CASE nspname WHEN 'public' THEN relname ELSE nspname || '.' || relname END, greatest(reltuples, 0)::bigint
+      FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind IN ('r', 'p') AND nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\_toast%'
+"""
 SPACE_BYTES = 1 << 30  # two clusters with a few thousand rows a table, and their WAL
 
 
@@ -31,14 +36,36 @@ def adapter_of(params: dict) -> object:
 
 
 def options_of(params: dict) -> Options:
-    """What the rehearsal is told. Files are read here. Raises OSError, ValueError."""
-    statements = json.loads(Path(params["statements"]).read_text(encoding="utf-8")) if params["statements"] else []
+    """What the rehearsal is told. Fixtures are read here. Raises OSError, ValueError."""
     fixtures = {name: Path(file).read_text(encoding="utf-8") for name, file in params["fixtures"].items()}
     return Options(
         owner=params["owner"], roles=tuple(params["roles"]), extensions=tuple(params["extensions"]), depth=params["depth"],
-        reasons=params["reasons"], volatile=frozenset(params["volatile"]), fixtures=fixtures, statements=tuple(statements),
+        reasons=params["reasons"], volatile=frozenset(params["volatile"]), fixtures=fixtures, statements=tuple(params["statements"]),
         rows={name: int(number) for name, number in params["rows"].items()}, lock_budget_s=params["lock_budget_s"],
     )  # fmt: skip
+
+
+def observed(params: dict, *, write: bool) -> dict:
+    """What the live database tells a rehearsal: {rows: {table: estimate}, statements: [text]}. Raises RehearsalError.
+
+    Statements are known where the server has loaded pg_stat_statements; its view is made in the database `postgres`, if `write`.
+    """
+    import psycopg
+
+    about = {"host": params["socket"], "port": params["port"], "application_name": "greenroom-rehearsal", "connect_timeout": 10}
+    said: list[str] = []
+    try:
+        with psycopg.connect(**about, dbname=params["database"], autocommit=True) as connection:
+            rows = connection.execute(ESTIMATES).fetchall()
+        with psycopg.connect(**about, dbname="postgres", autocommit=True) as connection:
+            if "pg_stat_statements" in connection.execute("SHOW shared_preload_libraries").fetchone()[0]:
+                if write:
+                    connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+                if connection.execute("SELECT to_regclass('pg_stat_statements') IS NOT NULL").fetchone()[0]:
+                    said = statements.recorded(connection, params["service_role"], params["database"])
+    except psycopg.Error as error:
+        raise RehearsalError(f"{params['database']} on {params['socket']}: {str(error).strip()}. Does the server run?") from error
+    return {"rows": dict(rows), "statements": said}
 
 
 def rehearsed(params: dict, *, write: bool) -> dict:
@@ -50,6 +77,7 @@ def rehearsed(params: dict, *, write: bool) -> dict:
         raise RehearsalError(f"{folder.parent}: {free >> 20} MiB free, a rehearsal wants {SPACE_BYTES >> 20}. Free space there")
     found = run.rehearse(
         adapter_of(params), folder, options_of(params), current=None if params["whole_history"] else params["current"],
+        newest=params["newest"],
         released=params["released"], about=params["about"], bin_dir=params["bin_dir"],
     )  # fmt: skip
     if write:
@@ -77,12 +105,13 @@ def broken_record(why: str) -> dict:
 
 
 def judged(found: dict, params: dict, today: datetime.date) -> dict:
-    """{blockers, verdicts, side_copy, digest, evidence} of a manifest under the waivers and promises of `params`."""
+    """{blockers, verdicts, side_copy, copy_before, digest, evidence} of a manifest under the waivers and promises of `params`."""
     blockers = manifest.gate(found, params["waivers"], today, pending=params["pending"], side_copies=params["side_copies"])
     entries = found["revisions"]
     verdicts = {one["revision"]: one["verdict"] for one in entries}
     copies = {one["revision"]: one["side_copy"] for one in entries if one["side_copy"]}
-    result = {"blockers": blockers, "verdicts": verdicts, "side_copy": copies, "digest": found["digest"]}
+    before = {one["revision"]: one["copy_before"] for one in entries if one["copy_before"]}
+    result = {"blockers": blockers, "verdicts": verdicts, "side_copy": copies, "copy_before": before, "digest": found["digest"]}
     return {**result, "evidence": evidence(found, blockers)}
 
 

@@ -35,8 +35,11 @@ def ancestors(history: list[Revision], of: list[str]) -> set[str]:
     return found
 
 
-def selected(history: list[Revision], current: list[str] | None) -> list[Revision]:
-    """The pending ones of a database at `current`, oldest first; None is the whole history. Raises RehearsalError."""
+def selected(history: list[Revision], current: list[str] | None, newest: bool = False) -> list[Revision]:
+    """The pending ones of a database at `current`, oldest first; None is the whole history. Raises RehearsalError.
+
+    newest: if none is pending, those that the database is at.
+    """
     if not history:
         raise RehearsalError("the release has no revision, so there is nothing to rehearse. Is the migration tool's configuration right?")
     if current is None:
@@ -45,7 +48,8 @@ def selected(history: list[Revision], current: list[str] | None) -> list[Revisio
     if unknown:
         raise RehearsalError(f"the database is at revision {', '.join(unknown)}, which this release does not contain. Deploy one that does")
     done = ancestors(history, current)
-    return [one for one in history if one.revision not in done]
+    pending = [one for one in history if one.revision not in done]
+    return pending or [one for one in history if newest and one.revision in current]
 
 
 def made_folder(folder: Path) -> Path:
@@ -100,13 +104,14 @@ class Walker:
 
 def rehearse(
     adapter: object, folder: Path, options: Options | None = None, *, current: list[str] | None = None, walkers: int = WALKERS,
-    controls: int = CONTROLS, released: dict[str, str] | None = None, about: dict | None = None, bin_dir: str | None = None,
-    cluster_user: str | None = "postgres",
+    controls: int = CONTROLS, newest: bool = False, released: dict[str, str] | None = None, about: dict | None = None,
+    bin_dir: str | None = None, cluster_user: str | None = "postgres",
 ) -> dict:  # fmt: skip
     """Rehearse the pending revisions of a database at `current`, or the whole history if that is None; the manifest.
 
     folder: where the scratch clusters live, in a folder of this run's own that is made and removed. controls: how many bad migrations are
-    walked beside. released: {release: its newest revision}, all of which must still exist. about: what else the manifest should say.
+    walked beside. newest: see `selected`. released: {release: its newest revision}, all of which must still exist. about: what else
+    the manifest should say.
     Raises RehearsalError if the rehearsal could not be carried out at all; what a revision does wrong is in the manifest.
     """
     began = time.monotonic()
@@ -114,7 +119,7 @@ def rehearse(
     options = options if options.chance else dataclasses.replace(options, chance=secrets.randbelow(2**31) + 1)
     folder = Path(folder)
     history = adapter.history()
-    todo = selected(history, current)
+    todo = selected(history, current, newest)
     bads = control.drawn(controls, options.chance) if todo else []
     jobs: queue.SimpleQueue = queue.SimpleQueue()
     for one in [*bads, *todo]:

@@ -31,17 +31,13 @@ def merged(wanted: list[dict]) -> list[dict]:
     return [{"table": table, "columns": None if columns is None else sorted(columns)} for table, columns in found.items()]
 
 
-def make(connection: object, revision: str, wanted: list[dict], catalog: Catalog | None = None) -> list[dict]:
-    """Copy what is wanted, [{table, columns | None}]; [{table, copy, columns, key, rows}].
+def rendered(catalog: Catalog, revision: str, wanted: list[dict]) -> list[dict]:
+    """What copying `wanted`, [{table, columns | None}], takes: [{table, copy, columns, key, sql}], after the schema `schema_sql` makes.
 
-    Runs in the caller's transaction if there is one. Raises RehearsalError if there are copies of this revision already, if a table is not
-    there, or if single columns are wanted of a table without a key (its rows could not be told apart).
+    Raises RehearsalError if a table or a column is not there. Of a table without a key whole rows are copied: single columns could not be
+    put back, for its rows cannot be told apart.
     """
-    catalog, schema = catalog or read(connection), schema_of(revision)
-    if connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [quoted(schema)]).fetchone()[0]:
-        raise RehearsalError(f"schema {schema} is there already: side copies of an earlier try. Put them back or drop them first")
-    connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-    made = []
+    schema, found = schema_of(revision), []
     for one in merged(wanted):
         table = catalog.by_label(one["table"])
         if table is None:
@@ -51,12 +47,39 @@ def make(connection: object, revision: str, wanted: list[dict], catalog: Catalog
         if unknown:
             raise RehearsalError(f"{one['table']} has no column {', '.join(unknown)}")
         if one["columns"] and not table.key:
-            columns = [column.name for column in table.columns]  # without a key only whole rows can be put back
+            columns = [column.name for column in table.columns]
         names = list(dict.fromkeys([*table.key, *columns]))
-        copy = quoted(schema, table.label)
-        connection.execute(f"CREATE TABLE {copy} AS SELECT {', '.join(copied(table.named(name)) for name in names)} FROM {table.sql}")
-        rows = connection.execute(f"SELECT count(*) FROM {copy}").fetchone()[0]
-        made.append({"table": table.label, "copy": f"{schema}.{table.label}", "columns": names, "key": table.key, "rows": rows})
+        listed = ", ".join(copied(table.named(name)) for name in names)
+        sql = f"CREATE TABLE {quoted(schema, table.label)} AS SELECT {listed} FROM {table.sql}"
+        found.append({"table": table.label, "copy": f"{schema}.{table.label}", "columns": names, "key": table.key, "sql": sql})
+    return found
+
+
+def schema_sql(revision: str) -> str:
+    """SQL that makes the schema of a revision's copies, or says what to do about one that is there."""
+    schema = schema_of(revision)
+    there = f"schema {schema} is there already: side copies of an earlier try. Put them back or drop them first"
+    return (
+        f"DO $side_copy$ BEGIN IF to_regnamespace('{quoted(schema)}') IS NOT NULL THEN RAISE EXCEPTION '{there}';"
+        f" END IF; CREATE SCHEMA {quoted(schema)}; END $side_copy$"
+    )
+
+
+def make(connection: object, revision: str, wanted: list[dict], catalog: Catalog | None = None) -> list[dict]:
+    """Copy what is wanted, [{table, columns | None}]; [{table, copy, columns, key, rows}].
+
+    Runs in the caller's transaction if there is one. Raises RehearsalError as `rendered`, or if there are copies of this revision already.
+    """
+    import psycopg
+
+    made = rendered(catalog or read(connection), revision, wanted)
+    try:
+        connection.execute(schema_sql(revision))
+    except psycopg.errors.RaiseException as error:
+        raise RehearsalError(error.diag.message_primary) from error
+    for one in made:
+        connection.execute(one.pop("sql"))
+        one["rows"] = connection.execute(f"SELECT count(*) FROM {quoted(*one['copy'].split('.', 1))}").fetchone()[0]
     return made
 
 

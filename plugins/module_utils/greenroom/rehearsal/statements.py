@@ -13,7 +13,7 @@ from .values import value_of
 
 RECORDED = """
     SELECT DISTINCT query FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid
-     WHERE r.rolname = %s AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+     WHERE r.rolname = %s AND s.dbid = (SELECT oid FROM pg_database WHERE datname = coalesce(%s, current_database()))
 """
 # PREPARE takes these only; BEGIN, SET and the like depend on no schema.
 PREPARED = ("select", "insert", "update", "delete", "with", "merge", "values")
@@ -29,9 +29,10 @@ class Statement:
     about: str = ""
 
 
-def recorded(connection: object, role: str) -> list[str]:
-    """The distinct statements of a role from pg_stat_statements (extension needed), e.g. of the live database; ready to be handed on."""
-    return sorted(row[0] for row in connection.execute(RECORDED, [role]).fetchall() if row[0].split(None, 1)[0].lower() in PREPARED)
+def recorded(connection: object, role: str, database: str | None = None) -> list[str]:
+    """The distinct statements of a role in a database, by default this one, from pg_stat_statements (extension needed); to be handed on."""
+    rows = connection.execute(RECORDED, [role, database]).fetchall()
+    return sorted(row[0] for row in rows if row[0].split(None, 1)[0].lower() in PREPARED)
 
 
 def generated(catalog: Catalog, seeded: Seeded, k: int) -> list[Statement]:

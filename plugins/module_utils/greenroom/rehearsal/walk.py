@@ -45,6 +45,7 @@ class Walk:
         self.rows: dict[str, int] = {}
         self.gaps: list[dict] = []
         self.recoverable: bool | None = None
+        self.copy_before: list[str] = []
         self.clean = False  # step 5 found nothing
 
     def found(self, step: int, code: str, text: str, about: str = "") -> None:
@@ -321,11 +322,14 @@ class Walk:
             seed.seed(connection, catalog, 0, self.options.reasons)
             before = self.ground.state(name, connection)
             side_copy.make(connection, self.revision.revision, self.wanted, catalog)
+            rendered = side_copy.rendered(catalog, self.revision.revision, self.wanted)
             self.up(name, 9, "NOTE")
             self.down(name, 9, "NOTE")
             side_copy.put_back(connection, self.revision.revision)
             left = states.row_losses(before, self.ground.state(name, connection))
             self.recoverable = not left
+            if self.recoverable:
+                self.copy_before = [side_copy.schema_sql(self.revision.revision), *(one["sql"] for one in rendered)]
             for loss in left[:FEW]:
                 self.found(9, "NOTE", f"the side copy does not bring back {loss.text()}", loss.table)
 
@@ -347,6 +351,7 @@ class Walk:
             "digest": self.revision.digest, "verdict": judged, "flags": flags, "road_back": verdict.ROADS[judged],
             "findings": self.findings,
             "loses": self.loses, "side_copy": side_copy.merged(self.wanted) if lossy else [], "recoverable": self.recoverable,
+            "copy_before": self.copy_before,
             "steps": list(self.steps.values()), "rows": self.rows, "gaps": self.gaps, "measured": self.measured,
         }  # fmt: skip
 
