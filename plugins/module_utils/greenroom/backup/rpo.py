@@ -173,8 +173,8 @@ def _wait_for_loss(source: ScratchCluster, archive_timeout_s: int, limit_s: floa
         first = connection.execute(query).fetchone()[0]
         while True:
             count, age = connection.execute(query).fetchone()
-            # Two segments later everything before is known to be archived; the next one is due archive_timeout after the last.
-            if count >= first + 2 and (not worst or age >= 0.9 * archive_timeout_s):
+            # The backup's own segments came before `first`; what comes now holds the writer's rows. The next is due archive_timeout later.
+            if count >= first + 1 and (not worst or age >= 0.9 * archive_timeout_s):
                 return count - first
             if time.monotonic() > until:
                 raise BackupError(
