@@ -82,6 +82,28 @@ def from_manifest(manifest: dict, revisions: list[str]) -> dict:
     }  # fmt: skip
 
 
+def between(manifest: dict, current: list[str], target: str) -> list[str]:
+    """The revisions that a downgrade from `current` to `target` ("base" for all) undoes, newest first, as the manifest chains them.
+
+    One that the manifest does not know is among them, where the chain breaks off: it makes the verdict UNPROVEN.
+    """
+    parents = {one["revision"]: one["parents"] for one in manifest["revisions"]}
+
+    def below(names: list[str], stop: set[str]) -> list[str]:
+        found, todo = [], list(names)
+        while todo:
+            if (one := todo.pop(0)) not in (*found, *stop):
+                found.append(one)
+                todo += parents.get(one, [])
+        return found
+
+    if target == "base":
+        return below(current, set())
+    undone = below(current, set(below([target], set())))
+    reached = any(target in parents.get(one, []) for one in undone)
+    return undone if reached or not undone else [*undone, f"no way from them to {target}"]
+
+
 def closed(name: str, reason: str) -> Route:
     """A way that is not open."""
     return Route(name, False, reason)

@@ -2,15 +2,33 @@
 
 All of it runs on a connection to another database of the same server. Connections are blocked first and sessions ended after, or they would
 be back before the next statement; whatever happens, what was open before is opened again.
+
+A blocked database carries the setting MARK, written in the transaction that blocks it. So after a `kill -9` it can be told from one that a
+person closed: `heal` opens it, whatever it is called by then. One operation at a time, by an advisory lock of the database `postgres`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import hashlib
 import time
 from collections.abc import Iterator
 
 DEADLINE_S = 10.0
+OWN = "greenroom."  # settings of a database that are ours, and never carried to another one
+MARK, KEPT_UNTIL = OWN + "blocked", OWN + "kept_until"
+LOCK_KEY = int.from_bytes(hashlib.sha256(b"greenroom database operation").digest()[:8], "big", signed=True)
+HOLDER = """
+    SELECT a.pid, a.application_name, date_trunc('second', a.backend_start)::text
+      FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = %s
+       AND (l.classid::bigint << 32) | l.objid::bigint = %s
+"""
+MARKED = """
+    SELECT d.oid::bigint, d.datname::text, split_part(c, '=', 2) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase,
+           unnest(s.setconfig) c WHERE s.setrole = 0 AND split_part(c, '=', 1) = %s ORDER BY 2
+"""
 POLL_S = 0.01
 SESSIONS = """
     SELECT pid, coalesce(usename, '') AS "user", coalesce(application_name, '') AS application, backend_type AS kind,
@@ -51,6 +69,11 @@ def obstacles(admin: object, database: str) -> dict:
     return {key: [row[0] for row in admin.execute(query, [database]).fetchall()] for key, query in found.items()}
 
 
+def in_words(found: dict) -> str:
+    """Obstacles for people."""
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
+
+
 def sessions(admin: object, oid: int) -> list[dict]:
     """Who is in a database: [{pid, user, application, kind, state}]."""
     cursor = admin.execute(SESSIONS, [oid])
@@ -68,7 +91,10 @@ def blocked(admin: object, database: str, deadline_s: float = DEADLINE_S) -> Ite
     oid = oid_of(admin, database)
     allowed = admin.execute("SELECT datallowconn FROM pg_database WHERE oid = %s", [oid]).fetchone()[0]
     began = time.monotonic()
-    admin.execute(f"ALTER DATABASE {quoted(database)} ALLOW_CONNECTIONS false")
+    if allowed:
+        with admin.transaction():
+            admin.execute(f"ALTER DATABASE {quoted(database)} ALLOW_CONNECTIONS false")
+            admin.execute(f"ALTER DATABASE {quoted(database)} SET {MARK} = '{admin.info.backend_pid}'")
     try:
         ended: set[int] = set()
         while there := sessions(admin, oid):
@@ -101,10 +127,53 @@ def unblock(admin: object, oid: int) -> None:
 
 
 def allow(admin: object, oid: int) -> None:
-    """Allow connections to a database, by its oid."""
-    row = admin.execute("SELECT datname FROM pg_database WHERE oid = %s", [oid]).fetchone()
-    if row:
-        admin.execute(f"ALTER DATABASE {quoted(row[0])} ALLOW_CONNECTIONS true")
+    """Allow connections to a database, by its oid, and take the mark off."""
+    with admin.transaction():
+        row = admin.execute("SELECT datname FROM pg_database WHERE oid = %s", [oid]).fetchone()
+        if row:
+            admin.execute(f"ALTER DATABASE {quoted(row[0])} ALLOW_CONNECTIONS true")
+            admin.execute(f"ALTER DATABASE {quoted(row[0])} RESET {MARK}")
+
+
+@contextlib.contextmanager
+def only_one(admin: object, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of operations on this server's databases. It ends with the connection, so with the process, however that ends.
+
+    admin: a connection to the database `postgres`. Raises SwitchError, naming the holder, if it is not free within `wait_s`.
+    """
+    began = time.monotonic()
+    while not admin.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone()[0]:
+        if time.monotonic() - began >= wait_s:
+            who = "; ".join(f"pid {pid} {name} since {since}" for pid, name, since in holders(admin, "postgres", LOCK_KEY))
+            text = f"another operation on this server's databases runs: {who or 'it has just ended'}. Wait for it, then try again"
+            raise SwitchError(f"{text}. Nothing was changed")
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # of a connection that is gone: then the lock is, too
+            admin.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
+
+
+def holders(admin: object, database: str, key: int) -> list[tuple]:
+    """Who holds an advisory lock of a database: [(pid, application, since)]."""
+    row = admin.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", [database]).fetchone()
+    return admin.execute(HOLDER, [row[0], key]).fetchall() if row else []
+
+
+def heal(admin: object, wait_s: float = DEADLINE_S, dead: str | None = None) -> list[str]:
+    """Open every database that a killed operation left blocked; their names. Waits until no operation runs. Raises SwitchError.
+
+    dead: the application_name of sessions whose client is known to be gone; the server may go on with their statement, so they are ended.
+    """
+    if dead:
+        theirs = "application_name = %s AND pid <> pg_backend_pid()"
+        admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {theirs}", [dead])
+    with only_one(admin, wait_s):
+        found = admin.execute(MARKED, [MARK]).fetchall()
+        for oid, _name, _pid in found:
+            allow(admin, oid)
+    return [name for _oid, name, _pid in found]
 
 
 def end_sessions(admin: object, database: str, deadline_s: float = DEADLINE_S) -> dict:
@@ -127,31 +196,70 @@ def copy(admin: object, database: str, name: str, deadline_s: float = DEADLINE_S
     return {"ended": result["ended"], "seconds": round(time.monotonic() - began, 3)}
 
 
-def swap(admin: object, database: str, replacement: str, kept: str, deadline_s: float = DEADLINE_S) -> dict:
+def swap(
+    admin: object, database: str, replacement: str, kept: str, deadline_s: float = DEADLINE_S, kept_until: str | None = None
+) -> dict:  # fmt: skip
     """`database` becomes `kept`, `replacement` becomes `database`, in one transaction; {ended, seconds, kept, settings, grants}.
 
     Settings and grants of the database itself, which a copy does not have, are given to the replacement first. The kept one takes
-    superusers only. Raises SwitchError, and nothing was renamed, if something is in the way.
+    superusers only; kept_until (ISO 8601): when `forget` may remove it. Raises SwitchError, and nothing was renamed, if something is in the
+    way.
     """
     began = time.monotonic()
     in_the_way = {name: obstacles(admin, name) for name in (database, replacement)}
     for name, found in in_the_way.items():
         oid_of(admin, name)
         if any(found.values()):
-            text = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
-            raise SwitchError(f"{name} cannot be renamed now: {text}. End them first (ROLLBACK PREPARED, drop the slot)", found)
-    if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [kept]).fetchone():
+            raise SwitchError(f"{name} cannot be renamed now: {in_words(found)}. End them first (ROLLBACK PREPARED, drop the slot)", found)
+    if exists(admin, kept):
         raise SwitchError(f"a database {kept} is there already: it may be the only copy of something. Choose another name")
     settings = carry_settings(admin, database, replacement)
     grants = carry_grants(admin, database, replacement)
     limit = admin.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", [database]).fetchone()[0]
     with blocked(admin, replacement, deadline_s), blocked(admin, database, deadline_s) as result, admin.transaction():
+        if any((found := obstacles(admin, database)).values()):  # one that came between the look and the block
+            raise SwitchError(f"{database} cannot be renamed now: {in_words(found)}. It is open again, nothing was renamed", found)
         admin.execute(f"ALTER DATABASE {quoted(database)} RENAME TO {quoted(kept)}")
         admin.execute(f"ALTER DATABASE {quoted(kept)} CONNECTION LIMIT 0")
+        if kept_until:
+            admin.execute(f"ALTER DATABASE {quoted(kept)} SET {KEPT_UNTIL} = '{moment(kept_until).isoformat()}'")
         admin.execute(f"ALTER DATABASE {quoted(replacement)} RENAME TO {quoted(database)}")
         admin.execute(f"ALTER DATABASE {quoted(database)} CONNECTION LIMIT {limit}")
+        admin.execute(f"ALTER DATABASE {quoted(database)} RESET {KEPT_UNTIL}")
     seconds = round(time.monotonic() - began, 3)
     return {"ended": result["ended"], "seconds": seconds, "kept": kept, "settings": settings, "grants": grants}
+
+
+def exists(admin: object, database: str) -> bool:
+    """Whether there is a database of this name."""
+    return admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is not None
+
+
+def moment(text: str) -> datetime.datetime:
+    """A time with its zone. Raises SwitchError for anything else."""
+    try:
+        found = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise SwitchError(f"{text!r} is no time (ISO 8601)") from error
+    if found.tzinfo is None:
+        raise SwitchError(f"{text!r} has no time zone")
+    return found
+
+
+def forget(admin: object, now: datetime.datetime, database: str | None = None) -> list[str]:
+    """Remove kept databases whose time is over, or only `database`; their names. One without such a time is never removed.
+
+    Raises SwitchError for a `database` that was not kept by a swap, or whose time is not over.
+    """
+    kept = {name: until for _oid, name, until in admin.execute(MARKED, [KEPT_UNTIL]).fetchall()}
+    if database and database not in kept:
+        raise SwitchError(f"{database} is no database that a swap has kept; those are: {', '.join(kept) or 'none'}. Nothing was removed")
+    if database and moment(kept[database]) > now:
+        raise SwitchError(f"{database} is kept until {kept[database]}. Nothing was removed; a person may: DROP DATABASE {quoted(database)}")
+    gone = [name for name, until in kept.items() if moment(until) <= now and database in (None, name)]
+    for name in gone:
+        admin.execute(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+    return gone
 
 
 def carry_settings(admin: object, source: str, target: str) -> list[str]:
@@ -163,6 +271,8 @@ def carry_settings(admin: object, source: str, target: str) -> list[str]:
     done = []
     for role, setting in admin.execute(query, [source]).fetchall():
         name, _, value = setting.partition("=")
+        if name.startswith(OWN):
+            continue
         whose = f"ROLE {quoted(role)} IN DATABASE {quoted(target)}" if role else f"DATABASE {quoted(target)}"
         with admin.transaction():  # the session takes the value first: a list (search_path) is then stored as the list it is
             admin.execute("SELECT set_config(%s, %s, true)", [name, value])
