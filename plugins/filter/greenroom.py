@@ -18,6 +18,7 @@ from ansible.module_utils.greenroom import (
     check_plan,
     configuration_digest,
     env_file,
+    observation_plan,
     preflight_plan,
     rabbitmq_password,
     scratch,
@@ -86,6 +87,8 @@ FUNCTIONS = {
     "slot_runner": check_plan.runner,
     # {{ run_id | run_started }}
     "run_started": check_plan.run_started,
+    # {{ service | observation_config('3-1.2.0', 'http://127.0.0.1:9090', globs, folder) }}
+    "observation_config": observation_plan.config,
     # {{ vault_db_backup_identity | age_recipient }}, {{ none | new_age_identity }}
     "age_recipient": keys.recipient_of,
     "new_age_identity": keys.new_identity,

@@ -146,8 +146,9 @@ def _read(path: str) -> list[tuple[str, dict, list[str]]]:
 
 
 # What the catalogue asks of a dependency, by the beginning of its ids.
-OF_BACKUPS = ("protect.", "backup.", "rehearsal.")  # what is required of a service whose contract has a section `backup`
-REQUIREMENTS_OF = {"database": ("prep.db.", "db."), "broker": ("prep.queue.",)}
+# What is required of a service whose contract has a section `backup`
+OF_BACKUPS = ("protect.", "backup.", "rehearsal.", "observe.weekly.backups")
+REQUIREMENTS_OF = {"database": ("prep.db.", "db.", "observe.daily.connections"), "broker": ("prep.queue.",)}
 # What only the service's repository can tell; a prebuilt archive comes without it.
 OF_THE_REPOSITORY = {
     "release.code.ref": "deployed from a prebuilt archive, so no repository is asked what the ref is",
