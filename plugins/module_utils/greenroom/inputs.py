@@ -28,6 +28,8 @@ RUN_VARIABLES: dict[str, tuple[str, str, str]] = {
     "run_approved_by": (r"[^\x00-\x1f]{2,200}", "2 to 200 characters on one line", "who approved it; stands in the ledger"),
     "run_wait_s": (r"\d{1,5}", "0 to 99999", "seconds to wait for another run's lease; 0 by default"),
     "run_adopt": (BOOLEAN, "true or false", "true: the gateway's state is lost or damaged; adopt the newest copy of the app hosts"),
+    "run_maintenance": ("on|off|status", "on, off or status", "close the door, open it, or look (playbooks/maintenance.yml)"),
+    "run_for": (r"[1-9][0-9]{0,6}(s|min|m|h|d)", "a time such as 30min or 2h", "how long maintenance mode lasts; an hour by default"),
     "run_retry_bad": (BOOLEAN, "true or false", "true: try a release again that was found bad before"),
 }
 INTERNAL_VARIABLES = ("run_id",)  # a fact of the run itself
