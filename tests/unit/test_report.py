@@ -232,6 +232,15 @@ def test_html_needs_nothing_from_outside():
     assert "import" not in text[text.index("<script>\n") :] and "fetch" not in text[text.index("<script>\n") :]
 
 
+def test_plots_of_the_run_are_drawn_and_escaped():
+    curve = {"title": NASTY, "unit": "ms", "series": [{"name": NASTY, "points": [[0, 1], [1, 2]]}]}
+    run = run_of()
+    run["facts"] = run["facts"] | {"plots": [curve, "no plot", {"title": "x"}]}
+    page = render.html(build(run))
+    assert page.count('<svg class="plot"') == 1 and "<polyline" in page and "<script" not in page and "<h2>Plots</h2>" in page
+    assert "<h2>Plots</h2>" not in render.html(build())
+
+
 def test_html_says_verdict_and_sentence_first():
     made = build()
     text = Page(render.html(made)).text

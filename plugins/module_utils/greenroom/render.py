@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from . import gate
+from . import gate, plot
 from . import records as rec
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "callback" / "greenroom_report"
@@ -211,9 +212,19 @@ def timeline(report: Mapping, width: int = 960, label: int = 110, figures: int =
     return {"width": width, "height": height, "row": row, "label": label, "right": width - figures, "bars": bars, "ticks": ticks}
 
 
+def plots(facts: Mapping) -> list[str]:
+    """The plots that the run's measurements have left (`plot.svg`), as SVG; one that is no plot is left out."""
+    drawn = []
+    for one in facts.get("plots") or []:
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            drawn.append(plot.svg(one))
+    return drawn
+
+
 def html(report: Mapping) -> str:
     """The report as one HTML file without any external resource; everything in it is escaped."""
     import jinja2  # on the control node only
+    import markupsafe  # comes with it
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -227,6 +238,7 @@ def html(report: Mapping) -> str:
     order = [phase["name"] for phase in report["phases"] if phase["name"] in groups]
     ran = {item["phase"] for item in report["checklist"] if item["records"]}
     return environment.get_template("report.html.j2").render(
+        plots=[markupsafe.Markup(svg) for svg in plots(report["facts"])], plot_style=plot.STYLE,
         report=report, words=WORDS, facts=facts_of(report), timeline=timeline(report), counted=counted, statuses=rec.STATUSES,
         groups=[(name, groups[name]) for name in [*order, *(name for name in groups if name not in order)]],
         opened=ran | {name for name, items in groups.items() if any(item["required"] for item in items)}, failure_line=failure_line,
