@@ -6,15 +6,16 @@ the database is dumped from the clone together with its fingerprint, and whoever
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import durable
 from .backup import fingerprint, point_in_time, seal, verify
 from .backup.configuration import load
-from .backup.errors import BackupError
+from .backup.errors import BackupError, BusyError
 from .backup.pgbackrest import PgBackRest, judge
 from .backup.physical_evidence import load_point
 from .backup.pipeline import libpq, run
@@ -40,8 +41,26 @@ def cloned(
     """
     folder, to = Path(folder).resolve(), wanted(plan["to"])
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (CARRIED, SEALED, "clone"):  # of a run that was killed
-        shutil.rmtree(folder / name, ignore_errors=True) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    with only_one(folder.parent):
+        return _cloned(plan, folder, to, config, repo, recipient, point_file, workers, limit_s, user)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold this host's lock of restores; it ends with its process. Raises BusyError at once if another one runs."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(durable.locked(folder / "restore.lock", timeout_s=0))
+        except durable.DurableError as error:
+            text = f"another restore runs on this host (lock {folder / 'restore.lock'}). Wait for its end. Nothing was changed"
+            raise BusyError(text) from error
+        yield
+
+
+def _cloned(plan, folder, to, config, repo, recipient, point_file, workers, limit_s, user) -> dict:
+    for name in (CARRIED, "clone"):  # of a run that was killed
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / SEALED).unlink(missing_ok=True)
     settings = load(config)
     try:
         if to["kind"] == "logical":
