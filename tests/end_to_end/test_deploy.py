@@ -44,6 +44,11 @@ def health() -> dict:
         return json.load(answer)
 
 
+def revision() -> str:
+    """The schema's revision, as the live database says."""
+    return on_host("data", "su postgres -c \"psql -At lark_service_staging -c 'SELECT version_num FROM alembic_version'\"").strip()
+
+
 # -- bad input, on hosts where nothing was ever done ---------------------------------------------------------------------
 
 
@@ -166,7 +171,7 @@ class TestDeploy:
         run = ansible_playbook()
         assert run.status == 0, run.output[-4000:]
         assert run.report["verdict"] == "pass" and run.report["version"] == "0.1.0"
-        assert [phase["verdict"] for phase in run.report["phases"] if phase["name"] not in ("entry", "close")] == ["pass"] * 5
+        assert [phase["verdict"] for phase in run.report["phases"] if phase["name"] not in ("entry", "close")] == ["pass"] * 6
         assert health()["version"] == "0.1.0"
         assert not [1 for value in harness.secrets() if value in run.output or value in json.dumps(run.report)]
 
@@ -213,7 +218,7 @@ class TestDeploy:
     def test_rotated_credentials_reach_the_hosts_under_a_new_number(self, extra):
         before = health()["release"]
         rotated = {**sandbox_secrets(), "API_KEY": secrets.token_hex(24)}
-        run = ansible_playbook(*extra(vault_sandbox_service_secrets=rotated))
+        run = ansible_playbook("--skip-tags", "protect", *extra(vault_sandbox_service_secrets=rotated))
         assert run.status == 0, run.output[-4000:]
         assert health()["release"] == f"{int(before.partition('-')[0]) + 1}-0.1.0"
         for host in ("app1", "app2"):
@@ -247,17 +252,23 @@ class TestDeploy:
         contract["source"].update(git=str(repositories.failing_migration(tmp_path / "repository", "v0.1.0", "0004")), ref="v0.3.0")
         run = ansible_playbook(*extra(service=contract))
         assert run.status == 2, run.output[-3000:]
-        assert "db.migration.applied" in run.output and "9999" in run.output
-        assert health()["version"] == "0.1.0"
-        revision = on_host("data", "su postgres -c \"psql -At lark_service_staging -c 'SELECT version_num FROM alembic_version'\"")
-        assert revision.strip() == "0004"
+        assert "the live database must not be migrated" in run.output and "9999" in run.output
+        assert {one["status"] for one in run.evidence("rehearsal.verdict")} == {"fail"} and not run.evidence("db.migration.applied")
+        assert health()["version"] == "0.1.0" and revision() == "0004"
+        # Somebody answers for it, and it fails on the live database as it did on the copy.
+        waiver = {"revision": "9999", "code": "BROKEN", "reason": "to see what happens then", "owner": "Test", "expiry": "2099-01-01"}
+        contract["migration"]["rehearsal"] = {"waivers": [waiver]}
+        run = ansible_playbook("--tags", "prepare,release,database", *extra(service=contract))
+        assert run.status == 2, run.output[-3000:]
+        assert {one["status"] for one in run.evidence("db.migration.applied")} == {"fail"}
+        assert health()["version"] == "0.1.0" and revision() == "0004"
 
     def test_upgrade_under_load_loses_no_request(self):
         done = subprocess.run(
             [
                 sys.executable, "scripts/bench_upgrade", "--url", "https://lark.sandbox.greenroom/health", "--connect", "10.77.0.11",
                 "--ca", ".greenroom/ca/sandbox/ca.crt", "--mark", "release", "--expect-switch", "--rate", "100", "--connections", "20",
-                "--", "ansible-playbook", "deploy.yml", "-i", str(harness.INVENTORY), "-e", "run_ref=v0.2.0",
+                "--", "ansible-playbook", "deploy.yml", "-i", str(harness.INVENTORY), "-e", "run_ref=v0.2.0", "--skip-tags", "protect",
             ],
             cwd=harness.ROOT, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
@@ -270,6 +281,19 @@ class TestDeploy:
         for host in ("app1", "app2"):
             assert on_host(host, f"systemctl is-active lark-service-worker@{live}").strip() == "active"
             assert on_host(host, f"systemctl is-active lark-service-worker@{idle} || true").strip() == "inactive"
+
+    def test_a_red_protect_leaves_the_release_live_until_it_is_proved(self):
+        on_host("monitor", "systemctl stop greenroom-store")
+        try:
+            run = ansible_playbook("-e", "run_ref=v0.2.0", "--tags", "protect")
+        finally:
+            on_host("monitor", "systemctl start greenroom-store")
+        assert run.status == 4 and "is live and stays so" in run.output, run.output[-3000:]
+        assert "fail" in {one["status"] for one in run.evidence("protect.backup.run")}
+        assert health()["version"] == "0.2.0"
+        run = ansible_playbook("-e", "run_ref=v0.2.0", "--tags", "protect")
+        assert run.status == 0 and run.report["verdict"] == "pass", run.output[-3000:]
+        assert {one["status"] for one in run.evidence("backup.logical.negative_control")} == {"pass"}
 
     def test_staging_refuses_its_sample_secrets(self):
         run = ansible_playbook(inventory=harness.ROOT / "inventories" / "staging")
