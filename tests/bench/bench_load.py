@@ -21,13 +21,13 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
-sys.path.insert(0, str(ROOT / "tests" / "end_to_end"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "end_to_end"))
 import harness
 
 from greenroom import load_run, load_samples
 
+ROOT = Path(__file__).resolve().parents[2]
 WANTED = {"locust": 1500, "wrk": 2500}  # requests a second through the gateway
 WANTED_P95_MS = 150
 USERS, WARM_UP_S = 100, 5
