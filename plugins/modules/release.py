@@ -26,21 +26,9 @@ options:
       - V(adopted), on the gateway, takes the valid state with the highest counter of O(copies) and what lies there.
       - V(slot_linked), on application hosts, points a slot to a release with one rename.
     type: str
-    choices:
-      - read
-      - leased
-      - unleased
-      - planned
-      - rollback_planned
-      - staged
-      - switched
-      - confirmed
-      - failed
-      - proven
-      - stored
-      - copied
-      - adopted
-      - slot_linked
+    choices: [
+      read, leased, unleased, planned, rollback_planned, staged, switched, confirmed, failed, proven, stored, copied, adopted, slot_linked,
+    ]
     default: read
   service:
     description: The service's name.
@@ -80,10 +68,16 @@ options:
   artefact_sha256:
     description: With O(state=staged), hash of the release's archive. Not of a rollback, whose release is known.
     type: str
-  migrated:
+  schema:
     description:
-      - With O(state=staged), what the release did to the schema, as the rehearsal tells it; C(revisions), C(old_app_works) and others.
+      - With O(state=staged), C(revision), the heads of the release's migrations (empty without a database), and C(manifest).
+      - Without it nothing is known of the schema, and no rollback happens without the control node.
     type: dict
+  part:
+    description: With O(state=rollback_planned), what is to go back.
+    type: str
+    choices: [everything, application, configuration, gateway]
+    default: everything
   to:
     description: With O(state=rollback_planned), number or version of the release to go to. By default the one before.
     type: str
@@ -284,6 +278,10 @@ reconciled:
   type: list
   elements: dict
   returned: with state leased
+plan:
+  description: What the rollback is going to do; C(from), C(to), C(slot), C(warm), C(schema), C(revisions), C(expected_s), C(lines).
+  type: dict
+  returned: with state rollback_planned
 links:
   description: Slot to the name of the release's folder, null where there is none.
   type: dict
@@ -341,7 +339,8 @@ def main() -> None:
             "lock_sha256": {"type": "str"},
             "config_digest": {"type": "str"},
             "artefact_sha256": {"type": "str"},
-            "migrated": {"type": "dict"},
+            "schema": {"type": "dict"},
+            "part": {"type": "str", "choices": ["everything", "application", "configuration", "gateway"], "default": "everything"},
             "to": {"type": "str"},
             "rolling_back": {"type": "bool", "default": False},
             "copies": {"type": "list", "elements": "dict", "default": []},

@@ -85,6 +85,10 @@ phases:
   type: list
   elements: str
   sample: [prepare, release, database, configure, verify]
+rollback:
+  description: What a rollback is asked for, V(everything), V(application), V(configuration) or V(gateway); empty if this is none.
+  returned: always
+  type: str
 left_out:
   description: The phases before the last selected one that are left out; the ledger must say that they were proven.
   returned: always
@@ -118,7 +122,7 @@ greenroom_exit:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom.catalogue import not_applicable_in
-from ansible.module_utils.greenroom.inputs import check, left_out, selected_phases
+from ansible.module_utils.greenroom.inputs import check, left_out, rollback_part, selected_phases
 from ansible.module_utils.greenroom.problems import EXIT_REFUSED, report
 
 ARGUMENT_SPEC = {
@@ -153,7 +157,7 @@ def main() -> None:
     told = about(module.params["contract"], module.params["project_dir"], module.params["variables"]) if module.params["contract"] else {}
     result = {
         "changed": False, "phases": phases, "left_out": left_out(phases), "changing": changing, "problems": problems,
-        "catalogues": told.get("catalogues", []), "greenroom": told,
+        "catalogues": told.get("catalogues", []), "greenroom": told, "rollback": rollback_part(module.params["run_tags"]),
     }  # fmt: skip
     if problems:
         module.fail_json(msg=report(problems, "The command line is refused"), greenroom_exit=EXIT_REFUSED, **result)

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.greenroom.inputs import PHASES, RUN_VARIABLES
+from ansible.module_utils.greenroom.inputs import PHASES, ROLLBACK_TAGS, RUN_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", *sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("docs/*.md"))]
@@ -38,7 +38,7 @@ def fault(command):
             if path and "<" not in word and not (ROOT / word).exists():
                 return f"{word} does not exist"
         tags = re.search(r"--(?:skip-)?tags[ =](\S+)", command)
-        unknown = [tag for tag in tags.group(1).split(",") if tag not in PHASES and "<" not in tag] if tags else []
+        unknown = [tag for tag in tags.group(1).split(",") if tag not in (*PHASES, *ROLLBACK_TAGS) and "<" not in tag] if tags else []
         variables = [name for name in re.findall(r"-e (run_\w+)=", command) if name not in RUN_VARIABLES]
         return f"unknown: {', '.join(unknown + variables)}" if unknown or variables else None
     if program == "molecule" and "-s" in rest:
@@ -92,8 +92,8 @@ def test_tags_of_deploy_are_the_documented_ones(ansible_environment):
     command = ["ansible-playbook", "deploy.yml", "-i", "inventories/staging", "--list-tags"]
     done = subprocess.run(command, cwd=ROOT, env=ansible_environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    found = {tag for line in re.findall(r"TAGS: \[(.*?)\]", done.stdout) for tag in line.split(", ") if tag}
-    assert found - {"always", "never"} == set(PHASES)
+    found = {tag for line in re.findall(r"TAGS: \[(.*?)\]", done.stdout) for tag in re.split(r",\s*", line) if tag}
+    assert found - {"always", "never"} == {*PHASES, *ROLLBACK_TAGS}
 
 
 def run_variables(content):

@@ -28,6 +28,7 @@ class Gateway:
         )[0]
 
     def stage(self, migrated=None):
+        migrated = migrated or {"revision": [], "revisions": []}
         return self.releases.stage(run_id=self.run_id, fencing=self.fencing, artefact_sha256="f" * 64, migrated=migrated)[0]
 
     def switch(self, slot, reason="verified"):

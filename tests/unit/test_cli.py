@@ -1,10 +1,12 @@
 """The tool on the gateway, run as its own program with the system's Python and nothing but the library folder on its path."""
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ def gateway(tmp_path):
         held = releases.lease.acquire(owner="anna@control", **run)
         run["fencing"] = held.lease["fencing"]
         job = releases.plan(**run, version=version, commit=str(number) * 40, lock_sha256="l" * 64)[0]["in_progress"]
-        releases.stage(**run, artefact_sha256="f" * 64)
+        releases.stage(**run, artefact_sha256="f" * 64, migrated={"revision": [], "revisions": []})
         releases.switch_to(job["slot"], **run, reason="verified")
         releases.confirm(**run)
         held.give_back()
@@ -90,7 +92,7 @@ def test_switch_without_a_reason_or_to_nowhere_is_refused(gateway, tmp_path):
         (("switch", "blue"), "--reason"),
         (("switch", "blue", "--reason", "  "), "a reason is needed"),
         (("switch", "red", "--reason", "x"), "invalid choice"),
-        (("rollback",), "invalid choice"),
+        (("rollback",), "--reason"),
     ):
         done = greenroom(tmp_path, *arguments)
         assert done.returncode == 3 and text in done.stderr
@@ -178,3 +180,44 @@ def test_which_service(gateway, tmp_path):
     assert greenroom(tmp_path, "--service", "third", "status").returncode == 3
     done = greenroom(tmp_path / "empty", "status") if (tmp_path / "empty").mkdir() is None else None
     assert done.returncode == 3 and "no service in" in done.stderr
+
+
+@pytest.fixture
+def page():
+    """A slot's health page; what it says can be changed."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        says = {"status": "healthy", "release": "1-1.0.0"}  # noqa: RUF012
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(self.says).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def test_rollback_goes_back_only_onto_a_slot_that_is_ready(gateway, page, tmp_path):
+    arguments = ("rollback", "--reason", "errors", "--approved-by", "otto")
+    done = greenroom(tmp_path, *arguments)
+    assert done.returncode == 3 and "guard.json" in done.stderr and "greenroom switch SLOT" in done.stderr
+    health = {"path": "/health", "status_field": "status", "healthy": "healthy", "release_field": "release", "dependency_field": None}
+    ports = dict.fromkeys(("blue", "green"), page.server_address[1])
+    config = {"hosts": {"app1": "127.0.0.1"}, "ports": ports, "health": health}
+    (tmp_path / "etc/greenroom/svc/guard.json").write_text(json.dumps(config))
+    page.RequestHandlerClass.says = {"status": "healthy", "release": "9-9"}
+    done = greenroom(tmp_path, *arguments)
+    assert done.returncode == 4 and "is not ready to serve" in done.stderr and gateway.switch.read() == "green"
+    page.RequestHandlerClass.says = {"status": "healthy", "release": "1-1.0.0"}
+    done = greenroom(tmp_path, *arguments, SUDO_USER="berta")
+    assert (done.returncode, done.stdout) == (0, "users are on blue: 1-1.0.0; 2-1.1.0 is marked bad\n"), done.stderr
+    entry = gateway.history(1)[0]
+    assert (entry["action"], entry["approved_by"]) == ("rolled_back", "otto") and entry["who"].startswith("berta@")
+    done = greenroom(tmp_path, *arguments)
+    assert done.returncode == 3 and "no release to go back to" in done.stderr

@@ -189,6 +189,12 @@ def test_every_rule_is_met_by_a_cut(base, tmp_path, monkeypatch):
     assert met == set(RULES)
 
 
+def test_the_page_has_the_table_of_the_code():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "rollback.md").read_text(encoding="utf-8")
+    rows = [f"| {kind} | {place} | {rule} | {text} |" for (kind, place), (rule, text) in RULES.items()]
+    assert [row for row in rows if row not in page] == []
+
+
 def test_a_rule_that_is_killed_itself_is_taken_up_again(base, tmp_path):
     """A deploy died after the switch; the run that undoes it dies before each of its writes; a third one ends well."""
     dead = tmp_path / "dead"

@@ -1,16 +1,17 @@
 """Back to the release before: the target comes from state and ledger alone, and a gateway can do it without the control node."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.greenroom import rollback
+from ansible.module_utils.greenroom import rollback, rollback_report
 from ansible.module_utils.greenroom.state import StateError, protected
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
 from gateway_folders import Gateway
 
-WORKS = {"revisions": ["0005"], "old_app_works": True, "verdict": "lossless"}
+WORKS = {"revision": ["0005"], "revisions": ["0005"], "old_app_works": True, "verdict": "LOSSLESS"}
 
 
 @pytest.fixture
@@ -112,3 +113,83 @@ def test_what_was_tried_for_another_release_says_nothing(gateway):
 def test_time_expected_is_the_median_of_the_newest():
     history = [{"action": "rolled_back", "durations": {"seconds": seconds}} for seconds in (900, 5, 7, 6, 30, 8)]
     assert rollback.expected_s(history) == 7 and rollback.expected_s([]) is None
+
+
+def manifest(*names, flags=()):
+    """A rehearsal's manifest of a chain of revisions."""
+    parents = [[]] + [[name] for name in names]
+    return {"revisions": [
+        {"revision": name, "parents": before, "verdict": "LOSSLESS", "flags": list(flags), "side_copy": None, "recoverable": None,
+         "measured": {"down_seconds": 1.0}} for name, before in zip(names, parents, strict=False)
+    ]}  # fmt: skip
+
+
+def test_what_a_release_did_to_the_schema_is_compared_with_what_the_one_before_left(gateway):
+    gateway.deploy("run-1", migrated={"revision": ["0001"], "revisions": []})
+    gateway.begin("run-2")
+    gateway.plan("1.1.0", "b" * 40)
+    state = gateway.releases.read()
+
+    def step(revision, found):
+        return rollback.schema_step(state, {"revision": [revision], "manifest": found})
+
+    assert rollback.schema_step(state, None) is None
+    assert step("0001", None)["revisions"] == []
+    assert step("0003", None)["revisions"] is None, "nothing was rehearsed"
+    known = step("0003", manifest("0001", "0002", "0003"))
+    assert (known["revisions"], known["old_app_works"], known["verdict"]) == (["0003", "0002"], True, "LOSSLESS")
+    assert step("0003", manifest("0001", "0002", "0003", flags=["OLD_APP_BREAKS"]))["old_app_works"] is False
+    assert step("0003", manifest("0003"))["old_app_works"] is False, "the chain does not lead back to what is known"
+    assert rollback.schema_step({**state, "live": None}, {"revision": ["0003"], "manifest": None})["revisions"] == []
+
+
+def test_a_release_that_says_nothing_of_its_schema_closes_the_way_of_the_gateway_alone(gateway):
+    gateway.deploy("run-1")
+    run = gateway.begin("run-2")
+    gateway.plan("1.1.0", "b" * 40)
+    gateway.releases.stage(**run, artefact_sha256="f" * 64)
+    assert rollback.schema_fits(gateway.releases.read(), 1) is None
+
+
+def test_the_plan_says_what_happens(three):
+    run = three.begin("run-4")
+    state = rollback.begin(three.releases, **run, reason="errors")[0]
+    plan = rollback.plan_of(state, three.releases.history(), "everything")
+    assert (plan["from"], plan["to"], plan["slot"], plan["warm"], plan["expected_s"]) == ("3-1.2.0", "2-1.1.0", "green", True, None)
+    assert "the release works on it" in plan["lines"][1] and "never done" in plan["lines"][3]
+
+
+def test_parts_have_conditions_of_their_own(three):
+    run = three.begin("run-4")
+    with pytest.raises(StateError, match=r"no proven release below 3-1\.2\.0 is the same code with another configuration"):
+        rollback.begin(three.releases, **run, reason="x", part="configuration")
+    with pytest.raises(StateError, match=r"1-1\.0\.0 is in no slot, so the gateway alone cannot"):
+        rollback.begin(three.releases, **run, reason="x", part="gateway", to="1")
+    three.end()
+    three.deploy("run-5", "1.2.0", "3" * 40, config="other")
+    run = three.begin("run-6")
+    assert rollback.begin(three.releases, **run, reason="x", part="configuration")[0]["in_progress"]["number"] == 3
+
+
+def test_the_report_counts_what_users_felt(three, tmp_path):
+    flip(three)
+    entries = [one for one in three.releases.history() if (one["run_id"] or "").startswith("gateway-")]
+    log = tmp_path / "access.log"
+    rows = [("2000-01-01T00:00:00+00:00", 500, 9.0)] + [
+        ("2999-01-01T00:00:00+00:00", *row) for row in ((200, 0.01), (503, 0.02), (200, 2.5))
+    ]
+    log.write_text(
+        "".join(json.dumps({"time": at, "status": status, "request_s": took, "slot": "green"}) + "\n" for at, status, took in rows) + "cut"
+    )
+    about = {"service": "svc", "environment": "test", "reason": "error rate 6 %", "approved_by": "otto"}
+    plan = {"from": "3-1.2.0", "to": "2-1.1.0", "part": "gateway", "lines": ["schema: left"]}
+    felt, text = rollback_report.report(
+        three.root / "state", "svc", run_id=entries[0]["run_id"], plan=plan, about=about, log=str(log), slow_s=1
+    )
+    assert {key: felt[key] for key in ("requests", "failed", "delayed", "worst_s", "unreadable")} == {
+        "requests": 3, "failed": 1, "delayed": 1, "worst_s": 2.5, "unreadable": 1,
+    }  # fmt: skip
+    for part in ("3-1.2.0 to 2-1.1.0", "error rate 6 %", "guard@gateway1", "otto", "| rolled_back |", "root cause", "3 requests, 1 failed"):
+        assert part in text
+    gone = rollback_report.report(three.root / "state", "svc", run_id="x", plan=plan, about=about, log="/nowhere", slow_s=1)
+    assert "/nowhere" in gone[0]["unknown"] and "Not known" in gone[1]

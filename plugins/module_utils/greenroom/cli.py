@@ -18,15 +18,19 @@ import uuid
 from pathlib import Path
 
 from .durable import DurableError
+from .guard_probe import look_at_slots
+from .guard_rules import not_ready
 from .lease import LeaseError, LeaseHeld, describe
 from .maintenance import add_arguments as maintenance_arguments
 from .maintenance import command as maintenance
 from .overview import overview
 from .releases import Releases
+from .rollback import flip_back
 from .state import StateError, idle_slot, utc
-from .switch import SLOTS, SwitchError
+from .switch import SLOTS, SwitchError, other
 
 EXIT_REFUSED, EXIT_PERSON, EXIT_HELD = 3, 4, 75
+PROBE_TIMEOUT_S = 3
 
 
 class Refused(Exception):
@@ -119,6 +123,26 @@ def switch(releases: Releases, args: argparse.Namespace) -> int:
     return 0
 
 
+def rollback(releases: Releases, args: argparse.Namespace) -> int:
+    """Take users back to the release before, if its slot is ready and the schema fits. 4 when the control node is needed."""
+    path = releases.switch.directory.parent / "guard.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        hosts, ports, page = config["hosts"], config["ports"], config["health"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Refused(
+            f"{path}: cannot be read ({error}), so nobody knows whether the slot is ready. To move users unseen: greenroom switch SLOT"
+        ) from error
+
+    def warm(slot: str, release: str) -> str | None:
+        looks = look_at_slots(hosts, ports, page, PROBE_TIMEOUT_S)
+        return not_ready(looks[slot], looks[other(slot)], release if page["release_field"] else None)
+
+    done = flip_back(releases, why=args.reason, who=_who(), warm=warm, to=args.to, approved_by=args.approved_by)
+    print(f"users are on {done['slot']}: {done['to']}; {done['from'] or 'nothing'} is marked bad")
+    return 0
+
+
 def history(releases: Releases, args: argparse.Namespace) -> int:
     """Print the newest ledger entries after checking the whole chain."""
     entries = releases.history(args.n)
@@ -179,6 +203,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--fencing", type=int, help="act under the lease of a run that is waiting for you")
     one.add_argument("--accept-bad", action="store_true", help="serve a release that was found bad")
     one.set_defaults(run=switch)
+
+    one = commands.add_parser("rollback", help="back to the release before, if it is warm and fits the schema")
+    one.add_argument("--reason", required=True, type=_reason)
+    one.add_argument("--to", help="number or version of another release")
+    one.add_argument("--approved-by")
+    one.set_defaults(run=rollback)
 
     one = commands.add_parser("history", help="the ledger: who changed what, when, why, with what result")
     one.add_argument("-n", type=int, default=20, help="how many entries (default 20)")

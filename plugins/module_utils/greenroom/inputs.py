@@ -14,6 +14,8 @@ from .contract_rules import needed_groups
 from .problems import Problem, as_dicts, nearest
 
 PHASES = ("prepare", "release", "database", "configure", "verify", "protect")
+# Of the command that goes back, never selected otherwise: everything that is needed, or one part of it. One at a time, no phase beside it.
+ROLLBACK_TAGS = ("rollback", "rollback_application", "rollback_configuration", "rollback_gateway")
 SPECIAL_TAGS = ("all", "tagged", "always")  # Ansible's own; untagged and never would select nothing here
 WHOLE_FLEET = PHASES[1:]  # from here on every host must take part: half a fleet on a new release is no release
 ANSIBLE_LEAST = (2, 19)
@@ -28,6 +30,8 @@ RUN_VARIABLES: dict[str, tuple[str, str, str]] = {
     "run_approved_by": (r"[^\x00-\x1f]{2,200}", "2 to 200 characters on one line", "who approved it; stands in the ledger"),
     "run_wait_s": (r"\d{1,5}", "0 to 99999", "seconds to wait for another run's lease; 0 by default"),
     "run_adopt": (BOOLEAN, "true or false", "true: the gateway's state is lost or damaged; adopt the newest copy of the app hosts"),
+    "run_accept_data_loss": (BOOLEAN, "true or false", "true: go back although the plan says that data is lost"),
+    "run_rollback_to": (REF, "a number or version, such as 12 or 1.4.0", "the release to go back to instead of the one before"),
     "run_maintenance": ("on|off|status", "on, off or status", "close the door, open it, or look (playbooks/maintenance.yml)"),
     "run_for": (r"[1-9][0-9]{0,6}(s|min|m|h|d)", "a time such as 30min or 2h", "how long maintenance mode lasts; an hour by default"),
     "run_retry_bad": (BOOLEAN, "true or false", "true: try a release again that was found bad before"),
@@ -38,14 +42,22 @@ INTERNAL_VARIABLES = ("run_id",)  # a fact of the run itself
 def selected_phases(run_tags: Iterable[str], skip_tags: Iterable[str] = ()) -> list[str]:
     """The phases that run, in their order, as Ansible selects them by tags."""
     wanted = set(run_tags) or {"all"}
+    if rollback_part(run_tags):
+        return ["rollback"]
     chosen = PHASES if wanted & {"all", "tagged"} else tuple(phase for phase in PHASES if phase in wanted)
     skipped = set(skip_tags)
     return [] if skipped & {"all", "tagged"} else [phase for phase in chosen if phase not in skipped]
 
 
+def rollback_part(run_tags: Iterable[str]) -> str:
+    """What a rollback is asked for: `everything`, `application`, `configuration`, `gateway`, or empty: this is no rollback."""
+    asked = [tag for tag in ROLLBACK_TAGS if tag in set(run_tags)]
+    return (asked[0].removeprefix("rollback").lstrip("_") or "everything") if asked else ""
+
+
 def left_out(phases: list[str]) -> list[str]:
     """The phases that come before the last of `phases` and are not among them: they must have been proven by an earlier run."""
-    return [phase for phase in PHASES[: PHASES.index(phases[-1])] if phase not in phases] if phases else []
+    return [phase for phase in PHASES[: PHASES.index(phases[-1])] if phase not in phases] if phases and phases != ["rollback"] else []
 
 
 def check(
@@ -78,13 +90,19 @@ def check(
 
 
 def _tag_problems(run_tags: list[str], skip_tags: list[str]) -> Iterator[Problem]:
-    known = (*PHASES, *SPECIAL_TAGS)
+    known = (*PHASES, *ROLLBACK_TAGS, *SPECIAL_TAGS)
     unknown = False
     for option, tags in (("--tags", run_tags), ("--skip-tags", skip_tags)):
         for tag in tags:
             if tag not in known:
                 unknown = True
-                yield Problem(option, f"{tag!r} is no tag{nearest(tag, PHASES)}", f"Use one of: {', '.join(PHASES)}")
+                yield Problem(
+                    option,
+                    f"{tag!r} is no tag{nearest(tag, (*PHASES, *ROLLBACK_TAGS))}",
+                    f"Use one of: {', '.join((*PHASES, *ROLLBACK_TAGS))}",
+                )
+    if rollback_part(run_tags) and len(set(run_tags)) > 1:
+        yield Problem("--tags", f"{', '.join(run_tags)}: a rollback is one command of its own", "Name one rollback tag and nothing else")
     if "always" in skip_tags:
         yield Problem("--skip-tags", "'always' would skip the checks of the inputs, the lease and the gate", "Leave it out")
     elif not unknown and not selected_phases(run_tags, skip_tags):
@@ -94,7 +112,7 @@ def _tag_problems(run_tags: list[str], skip_tags: list[str]) -> Iterator[Problem
 def _limit_problems(phases: list[str], limit: str | None, selected: list[str], groups: dict, contract: dict | None) -> Iterator[Problem]:
     if not limit:
         return
-    whole = [phase for phase in phases if phase in WHOLE_FLEET]
+    whole = [phase for phase in phases if phase in (*WHOLE_FLEET, "rollback")]
     needed = [*(needed_groups(contract) if contract else ("gateway", "app")), "monitoring", "restore"]
     missing = {host: group for group in needed for host in groups.get(group) or () if host not in selected}
     if whole and missing:

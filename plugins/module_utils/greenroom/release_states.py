@@ -12,7 +12,7 @@ from .overview import overview
 from .proofs import prove, proven
 from .reconcile import reconcile
 from .releases import Releases
-from .rollback import begin
+from .rollback import begin, plan_of, schema_step
 from .slots import SlotError, link_slot, read_links
 from .state import idle_slot, matches_live, protected, read_copy, store_copy
 
@@ -66,10 +66,11 @@ def change(releases: Releases, p: Mapping) -> dict:
             **common, **{key: p[key] for key in (*IDENTITY, "reason", "approved_by", "retry_bad")}
         ),
         "rollback_planned": lambda: begin(
-            releases, **common, reason=p["reason"], to=p["to"], approved_by=p["approved_by"], retry_bad=p["retry_bad"]
+            releases, **common, reason=p["reason"], to=p["to"], approved_by=p["approved_by"], retry_bad=p["retry_bad"], part=p["part"]
         ),
         "staged": lambda: releases.stage(
-            **common, durations=p["durations"], **{key: p[key] for key in ("artefact_sha256", "config_digest", "migrated")}
+            **common, durations=p["durations"], artefact_sha256=p["artefact_sha256"], config_digest=p["config_digest"],
+            migrated=schema_step(releases.read(), p["schema"]),
         ),
         "switched": lambda: releases.switch_to(
             None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
@@ -90,6 +91,8 @@ def change(releases: Releases, p: Mapping) -> dict:
     shown = [{key: one[key] for key in SHOWN} for one in (before, state)]
     result = {**view(releases, state, p), "changed": changed, "diff": {"before": shown[0], "after": shown[1]}}
     begun = state["in_progress"] if p["state"] in ("planned", "rollback_planned") else None
+    if p["state"] == "rollback_planned" and begun:
+        result["plan"] = plan_of(state, releases.history(), p["part"])
     return {**result, "greenroom": {"release": f"{begun['number']}-{begun['version']}"}} if begun else result
 
 

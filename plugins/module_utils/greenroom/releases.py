@@ -211,7 +211,7 @@ class Releases:
     ) -> tuple[dict, bool]:
         """Record that the release in progress goes into its slot. Written before the slot links move on the app hosts.
 
-        migrated: what it did to the schema, {revisions, …} as `db_routes.from_manifest` tells it; without it a rollback knows nothing.
+        migrated: what it did to the schema (`rollback.schema_step`); without it a rollback of the gateway's own is refused.
         A rollback stages a release that is known; then only the slot is written.
         """
         lease = self.hold(fencing, run_id)
@@ -232,7 +232,7 @@ class Releases:
         if job["step"] == "staged" and state["releases"].get(str(job["number"])) == about and state["slots"][job["slot"]] == job["number"]:
             return state, False
         job.update(step="staged", config_digest=about["config_digest"])
-        if migrated and migrated["revisions"]:
+        if migrated is not None:
             serving = job["before"]["live"]["number"] if job["before"]["live"] else None
             known = [one for one in state.get("migrated", []) if one["number"] != job["number"]]
             state["migrated"] = [*known, {"number": job["number"], "serving": serving, **migrated}]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
+from . import db_routes
 from .reconcile import reconcile
 from .releases import Releases, job_of
-from .state import StateError, idle_slot, rollback_target, utc
+from .state import StateError, good_of, idle_slot, rollback_target, utc
 
 EXPECTED_OF = 5  # the newest durations that an expectation is made of
 
@@ -30,6 +31,22 @@ def resolve(state: dict, history: list[dict], wanted: str) -> int:
         known = ", ".join(label(state, number) for number in sorted(proven)) or "none"
         raise StateError(f"run_rollback_to {wanted}: no release of that name was ever proven live. Known are: {known}.")
     return found[-1]
+
+
+def other_configuration(state: dict) -> str:
+    """The newest proven release below the live one that is the same code with another configuration. Raises StateError if there is none."""
+    live = state["live"] or {}
+    mine = state["releases"].get(str(live.get("number")), {})
+    bad = {one["number"] for one in state["bad"]}
+    for number in reversed(good_of(state)):
+        about = state["releases"].get(str(number), {})
+        same = all(about.get(key) == mine.get(key) for key in ("version", "commit", "lock_sha256"))
+        if same and number not in bad and number < live.get("number", 0) and about.get("config_digest") != mine.get("config_digest"):
+            return str(number)
+    raise StateError(
+        f"no proven release below {live.get('number')}-{live.get('version')} is the same code with another configuration: configuration "
+        "belongs to the release and goes back with it. Use --tags rollback."
+    )
 
 
 def choose(state: dict, history: list[dict], to: str | None = None, *, retry_bad: bool = False) -> tuple[int, int | None]:
@@ -59,13 +76,37 @@ def choose(state: dict, history: list[dict], to: str | None = None, *, retry_bad
     return target, live
 
 
+def schema_step(state: dict, schema: dict | None) -> dict | None:
+    """What the release in progress changes in the schema, for `migrated`; None where nothing is said about it.
+
+    schema: {revision: the heads of the release's migrations, empty without a database; manifest: of its rehearsal, or None}. It is compared
+    with what the newest release before left, not with what was pending: a run that died may have migrated already.
+    Returns {revision, revisions: newest first, None if nobody knows, old_app_works, verdict, recoverable, seconds}.
+    """
+    if schema is None:
+        return None
+    mine = state["in_progress"]["number"] if state["in_progress"] else None
+    known = [one for one in state.get("migrated", []) if one["number"] != mine]
+    revision, before = list(schema["revision"]), known[-1]["revision"] if known else [] if state["live"] is None else None
+    if not revision or revision == before or state["live"] is None:
+        return {"revision": revision, "revisions": []}
+    if before is None or not schema.get("manifest"):
+        return {"revision": revision, "revisions": None}
+    undo = db_routes.between(schema["manifest"], revision, before[0] if before else "base")
+    found = db_routes.from_manifest(schema["manifest"], undo)
+    return {"revision": revision, "revisions": undo, **{key: found[key] for key in ("old_app_works", "verdict", "recoverable", "seconds")}}
+
+
 def undone_revisions(state: dict, target: int) -> list[dict]:
-    """What newer releases did to the schema, newest first: entries {number, serving, revisions, …} of `migrated` above `target`."""
-    return [one for one in reversed(state.get("migrated", [])) if one["number"] > target]
+    """What newer releases did to the schema, newest first: entries of `migrated` above `target` that changed something, or nobody knows."""
+    return [one for one in reversed(state.get("migrated", [])) if one["number"] > target and one["revisions"] != []]
 
 
 def schema_fits(state: dict, target: int) -> bool | None:
     """Whether release `target` works on the schema as it is: True, False, or None where no rehearsal tried it."""
+    newer = {int(number) for number in state["releases"] if int(number) > target}
+    if newer - {one["number"] for one in state.get("migrated", [])}:
+        return None
     tried = [one.get("old_app_works") if one["serving"] == target else None for one in undone_revisions(state, target)]
     return False if False in tried else None if None in tried else True
 
@@ -79,9 +120,11 @@ def expected_s(history: list[dict], action: str = "rolled_back") -> float | None
 
 def begin(
     releases: Releases, *, run_id: str, reason: str, to: str | None = None, fencing: int | None = None, approved_by: str | None = None,
-    retry_bad: bool = False,
+    retry_bad: bool = False, part: str = "everything",
 ) -> tuple[dict, bool]:  # fmt: skip
     """Make the rollback the job in progress; (state, changed). Asking again in the same run changes nothing.
+
+    part: `configuration` goes to the newest release that is the same code, `gateway` only to one that is in a slot already.
 
     Raises StateError: no target, a bad one, or the switch and the state disagree.
     """
@@ -90,6 +133,8 @@ def begin(
     job = state["in_progress"]
     if job and job["run_id"] == run_id and job["kind"] == "rollback":
         return state, False
+    if part == "configuration" and not (job and job["kind"] == "rollback"):
+        to = other_configuration(state)
     number, left = choose(state, releases.history(), to, retry_bad=retry_bad)
     continued = bool(job) and job["kind"] == "rollback" and job["number"] == number
     problems = [] if continued else releases.problems(state)
@@ -97,6 +142,8 @@ def begin(
         raise StateError(" ".join(problems), 4)
     about = {key: state["releases"][str(number)][key] for key in ("version", "commit", "lock_sha256", "config_digest")}
     slot = next((slot for slot, held in state["slots"].items() if held == number), None)
+    if part == "gateway" and slot is None:
+        raise StateError(f"release {label(state, number)} is in no slot, so the gateway alone cannot go back to it. Use --tags rollback.")
     if continued:
         state["in_progress"] = {**job, "run_id": run_id}
         action, why = "resumed", f"run {job['run_id']} ended at step {job['step']}; run {run_id} continues to the same release"
@@ -110,6 +157,30 @@ def begin(
         }  # fmt: skip
     note = {"run_id": run_id, "release": label(state, number), "why": why, "approved_by": approved_by}
     return releases.commit(state, action, lease, **note, result="ok"), True
+
+
+def plan_of(state: dict, history: list[dict], part: str) -> dict:
+    """What the rollback in progress is going to do, for people: {from, to, slot, warm, schema, revisions, expected_s, loss, lines}."""
+    job = state["in_progress"]
+    fits = schema_fits(state, job["number"])
+    schema = {True: "left as it is, the release works on it", False: "the release breaks on it: a way back of the database is needed first"}
+    revisions = [name for one in undone_revisions(state, job["number"]) for name in one["revisions"] or ["unknown"]]
+    warm, expected = job["step"] != "planned", expected_s(history)
+    plan = {
+        "from": label(state, job["left"]) if job["left"] else None, "to": label(state, job["number"]), "slot": job["slot"], "warm": warm,
+        "part": part, "schema": schema.get(fits, "asked of the database and the rehearsal's manifest before anything moves"),
+        "revisions": revisions, "expected_s": expected, "loss": "nothing" if fits else "decided by the way back of the database",
+    }  # fmt: skip
+    ready = "holds it" if warm else "is made ready first"
+    took = "not known, it was never done" if expected is None else f"{expected:g} s, as it took lately"
+    lines = [
+        f"from {plan['from'] or 'the maintenance page'} to {plan['to']} in slot {job['slot']}, which {ready}",
+        f"schema: {plan['schema']}" + (f"; newer revisions: {', '.join(revisions)}" if revisions else ""),
+        f"loss expected: {plan['loss']}",
+        f"time expected: {took}; the limit is 15 min",
+        "credentials stay as they are now; configuration goes back with the release",
+    ]
+    return {**plan, "lines": lines}
 
 
 def flip_back(
