@@ -89,11 +89,13 @@ def carry(job: Mapping) -> dict:
     with operating(job["dsn"]) as admin:
         kept = f"{job['database']}_before_{job['id']}"
         if db_carry.settled(admin, job["database"], job["name"], kept):
-            return {"name": job["database"], "kept": kept, "already": True}
+            now = db_plan.identity(job["dsn"], job["database"])
+            return {"name": job["database"], "kept": kept, "revision": now["revision"], "already": True}
         db_plan.refuse(job["dsn"], job["plan"])
         options = {key: job[key] for key in ("part", "workers") if job.get(key) is not None}
         bin_dir = job.get("bin_dir") or find_bin_dir(server_major(admin))
-        return db_carry.carried_over(job["dsn"], job["plan"], Path(job["folder"]), job["name"], bin_dir=bin_dir, **options)
+        done = db_carry.carried_over(job["dsn"], job["plan"], Path(job["folder"]), job["name"], bin_dir=bin_dir, **options)
+        return {**done, "revision": db_plan.identity(job["dsn"], job["name"])["revision"], "already": False}
 
 
 def server_major(admin: object) -> int:
