@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -85,10 +84,8 @@ def carried(folder, cluster, clone, live):
     place = folder / "handed"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    db_clone.exported(clone, "live", place / "carry", what="the clone", workers=2)
+    db_clone.exported(clone, "live", place / "carry", what="the clone", workers=2, origin=plan["system_identifier"])
     shutil.chown(place, "postgres")
-    facts = json.loads((place / "carry" / "carry.json").read_text())
-    (place / "carry" / "carry.json").write_text(json.dumps({**facts, "system_identifier": plan["system_identifier"]}))
     with cluster.connect("live") as bad:
         bad.execute("DELETE FROM notes WHERE id > 10; UPDATE things SET name = 'b' WHERE id <= 5; INSERT INTO things (name) VALUES ('c')")
     yield {"plan": plan, "folder": str(place), "name": "live_restored_t1"}

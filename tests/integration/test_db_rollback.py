@@ -221,9 +221,7 @@ def test_roles_and_extensions_that_are_missing_are_named_before_anything_is_load
         folder = Path(carried["folder"])
         facts = json.loads((folder / "carry" / "carry.json").read_text())
         shutil.rmtree(folder / "carry")
-        db_clone.exported(clone, "live", folder / "carry", what="the clone", workers=2)
-        new = json.loads((folder / "carry" / "carry.json").read_text())
-        (folder / "carry" / "carry.json").write_text(json.dumps({**new, "system_identifier": facts["system_identifier"]}))
+        db_clone.exported(clone, "live", folder / "carry", what="the clone", workers=2, origin=facts["system_identifier"])
         with pytest.raises(Refused, match=r'auditor, odd one\. Make them first: CREATE ROLE "auditor" NOLOGIN; CREATE ROLE "odd one"'):
             act("carried", cluster.dsn(), **carried)
         taken = json.loads((folder / "carry" / "fingerprint.json").read_text())

@@ -20,7 +20,7 @@ from .backup.pgbackrest import PgBackRest, judge
 from .backup.physical_evidence import load_point
 from .backup.pipeline import libpq, run
 from .backup.point_in_time import Target
-from .backup.restore import silent
+from .backup.restore import OPTIONS, silent
 from .backup.scratch_cluster import ScratchCluster, assert_scratch
 from .db_plan import wanted
 
@@ -114,7 +114,8 @@ def _logical(plan, folder, settings, backup_id, workers, user) -> dict:
     facts: dict = {}
 
     def keep(cluster: ScratchCluster, database: str) -> list[dict]:
-        facts.update(exported(cluster, database, folder / CARRIED, what=f"logical backup {backup_id}", workers=workers))
+        what, origin = f"logical backup {backup_id}", plan["system_identifier"]  # compared with its manifest below
+        facts.update(exported(cluster, database, folder / CARRIED, what=what, workers=workers, origin=origin))
         return []
 
     proof = verify.verify(settings, backup_id=backup_id, max_age_s=None, jobs=workers, scratch_dir=folder, also=keep, user=user)
@@ -126,8 +127,11 @@ def _logical(plan, folder, settings, backup_id, workers, user) -> dict:
     return {**facts, "prepared": [], "seconds": proof["seconds"]}
 
 
-def exported(cluster: ScratchCluster, database: str, folder: Path, *, what: str, workers: int) -> dict:
-    """Check indexes, take the fingerprint and dump the database of a clone into `folder`: {what, rows, tables, bytes}."""
+def exported(cluster: ScratchCluster, database: str, folder: Path, *, what: str, workers: int, origin: str | None = None) -> dict:
+    """Check indexes, take the fingerprint and dump the database of a clone into `folder`: {what, rows, tables, bytes}.
+
+    origin: system identifier of the server it is a clone of, where the clone's own is another one.
+    """
     with cluster.connect() as connection:
         assert_scratch(connection)
         names = [row[0] for row in connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1").fetchall()]
@@ -149,7 +153,7 @@ def exported(cluster: ScratchCluster, database: str, folder: Path, *, what: str,
         ).fetchone()  # fmt: skip
     locale = dict(zip(("encoding", "collate", "ctype", "provider", "icu_locale"), row, strict=True))
     facts = {"what": what, "rows": taken["rows"], "tables": len(taken["tables"]), "bytes": taken["database_bytes"]}
-    document = {"database": database, "system_identifier": taken["system_identifier"], "locale": locale, **facts}
+    document = {"database": database, "system_identifier": origin or taken["system_identifier"], "locale": locale, **facts}
     (folder / "fingerprint.json").write_bytes(durable.canonical(taken))
     (folder / FACTS).write_text(json.dumps({**document, "fingerprint": durable.digest(taken)}) + "\n")
     return facts
@@ -163,7 +167,7 @@ def amcheck(dsn: Mapping, bin_dir: str, workers: int) -> None:
     with psycopg.connect(**{**dsn, "autocommit": True}) as connection:
         there = connection.execute("SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'").fetchone()[0]
         try:
-            env = libpq(dsn)[1]
+            env = {**libpq(dsn)[1], "PGOPTIONS": OPTIONS}
             done = run(f"{bin_dir}/pg_amcheck", *arguments, "--maintenance-db=postgres", "-d", dsn["dbname"], env=env)
         finally:
             if not there:
