@@ -87,7 +87,7 @@ class Releases:
             going_back = job["before"]["live"]["slot"] if job["before"]["live"] else "none"
             found.append(
                 f"run {job['run_id']} moved users towards release {job['number']}-{job['version']} ({job['slot']}) and never confirmed it. "
-                f"Go back with: sudo greenroom switch {going_back} --reason '<why>'"
+                f"The next run finishes or undoes that; to go back at once: sudo greenroom switch {going_back} --reason '<why>'"
             )
         return found
 
