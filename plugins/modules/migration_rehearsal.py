@@ -40,6 +40,10 @@ options:
     description: For V(observed), the server's port.
     type: int
     default: 5432
+  superuser:
+    description: For V(observed), the cluster's superuser.
+    type: str
+    default: postgres
   service_role:
     description: For V(observed), the role whose statements are wanted, the one the service connects as.
     type: str
@@ -293,6 +297,7 @@ ARGUMENTS = {
     "database": {"type": "str"},
     "socket": {"type": "path", "default": "/var/run/postgresql"},
     "port": {"type": "int", "default": 5432},
+    "superuser": {"type": "str", "default": "postgres"},
     "service_role": {"type": "str"},
     "release": {"type": "path"},
     "tool": {"type": "str", "choices": ["alembic", "command"], "default": "alembic"},

@@ -148,29 +148,12 @@ class Project:
 
     def job(self, **more: object) -> Job:
         database = Database("127.0.0.1", self.port, self.dbname, "owner", PASSWORD, "prefer")
-        return Job(
-            **{
-                "service": "things",
-                "user": "things",
-                "release": str(self.folder),
-                "database": database,
-                "url_key": "THINGS_URL",
-                "lock_wait_s": 10,
-                "run_id": "run-7",
-                **more,
-            }
-        )
+        about = {"service": "things", "user": "things", "release": str(self.folder), "url_key": "THINGS_URL", "run_id": "run-7"}
+        return Job(**{**about, "database": database, "lock_wait_s": 10, **more})
 
     def connect(self, **more: object) -> psycopg.Connection:
-        return psycopg.connect(
-            host="127.0.0.1",
-            port=self.port,
-            user="owner",
-            password=PASSWORD,
-            dbname=self.dbname,
-            autocommit=True,
-            **more,
-        )
+        about = {"host": "127.0.0.1", "port": self.port, "user": "owner", "password": PASSWORD, "dbname": self.dbname}
+        return psycopg.connect(**about, autocommit=True, **more)
 
     def run(self, operation=migration.migrated, **more: object) -> tuple[dict, list[dict]]:
         return operation(self.job(**more), run=in_a_child)
@@ -393,3 +376,19 @@ def test_no_process_shows_the_password(project):
     thread.join()
     assert "migration_worker" in shown or "json.load(sys.stdin)" in shown
     assert PASSWORD not in shown and "p%40ss" not in shown
+
+
+COPY = ['CREATE SCHEMA "_rb_c3"', 'CREATE TABLE "_rb_c3"."things" AS SELECT "id", "name" FROM "public"."things"']
+
+
+def test_a_side_copy_is_part_of_the_migration_that_loses_the_data(project):
+    project.run()
+    with project.connect() as connection:
+        connection.execute("INSERT INTO things SELECT n, 'name ' || n FROM generate_series(1, 5) n")
+    project.revise("c3", 'op.execute("ALTER TABLE things DROP COLUMN name")', "drop the names")
+    text, _result = failing(project, copies={"c3": [*COPY, "SELECT 1 / 0"]})
+    assert "division by zero" in text and project.value("SELECT to_regnamespace('_rb_c3') IS NULL"), "all of it, or nothing"
+    assert project.value("SELECT count(name) FROM things") == 5
+    project.run(copies={"c3": COPY})
+    assert project.value("SELECT version_num FROM alembic_version") == "c3"
+    assert project.value("SELECT count(name) FROM _rb_c3.things") == 5

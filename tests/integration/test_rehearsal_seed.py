@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom.backup.scratch_cluster import ScratchCluster
-from ansible.module_utils.greenroom.rehearsal import catalog, growth, seed, state, statements
+from ansible.module_utils.greenroom.rehearsal import catalog, growth, report, seed, state, statements
 from ansible.module_utils.greenroom.rehearsal.ground import Ground, Options
 from ansible.module_utils.testing import patch_module_args
 
@@ -220,6 +220,27 @@ def test_statements_are_recorded_by_the_server(folder):
         ]
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_live_database_is_asked_for_rows_and_statements(folder, loaded):
+    settings = {"shared_preload_libraries": "pg_stat_statements"} if loaded else {}
+    with ScratchCluster(folder / f"o{loaded}", settings=settings) as one:
+        with one.connect() as admin:
+            admin.execute("CREATE ROLE app LOGIN")
+            admin.execute("CREATE DATABASE live OWNER app")
+        with one.connect("live", user="app") as service:
+            service.execute("CREATE SCHEMA more; CREATE TABLE more.u (id integer); CREATE TABLE public.t (id integer)")
+            service.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+            service.execute("ANALYZE t")
+        given = {"socket": str(one.socket_dir), "port": one.port, "database": "live", "service_role": "app", "superuser": "postgres"}
+        before = report.observed(given, write=False)
+        assert before == {"rows": {"t": 1000, "more.u": 0}, "statements": []}
+        told = report.observed(given, write=True)
+        assert told["rows"] == before["rows"]
+        assert told["statements"] == (["INSERT INTO t SELECT generate_series($1, $2)"] if loaded else [])
+        with one.connect("live") as admin:
+            assert admin.execute("SELECT count(*) FROM pg_extension").fetchone()[0] == 1, "the service's own database is left alone"
+
+
 def test_the_module(folder, capsys):
     spec = importlib.util.spec_from_file_location("migration_rehearsal", ROOT / "plugins" / "modules" / "migration_rehearsal.py")
     module = importlib.util.module_from_spec(spec)
@@ -248,6 +269,10 @@ def test_the_module(folder, capsys):
     good = call(state="judged", manifest=str(file), pending=["b"], side_copies=True, waivers=[waiver])
     assert not good.get("failed") and good["blockers"] == [] and good["side_copy"] == {"b": [{"table": "things", "columns": ["v"]}]}
     assert {one["status"] for one in good["evidence"]} == {"pass"} and not good["changed"]
+    (schema, copy) = good["copy_before"]["b"]
+    assert "_rb_b" in schema and copy == 'CREATE TABLE "_rb_b"."things" AS SELECT "id", "v" FROM "public"."things"'
+    newest = call(current=["b"], newest=True, **{**given, "manifest": str(folder / "newest.json")})
+    assert newest["verdicts"] == {"b": "DESTRUCTIVE"} and newest["failed"], "nothing is pending: what a way back would undo first"
     nothing = call(current=["b"], **{**given, "manifest": str(folder / "none.json")})
     assert not nothing.get("failed") and nothing["verdicts"] == {} and "nothing is pending" in nothing["msg"]
     for arguments, words in (

@@ -21,7 +21,8 @@ def entry(*codes: str, name: str = "a", recoverable: bool | None = None) -> dict
     for one in findings:
         steps[one["step"]]["status"] = "fail"
     return {
-        "revision": name, "verdict": judged, "flags": flags, "findings": findings, "recoverable": recoverable, "copy_before": [], "digest": "d",
+        "revision": name, "verdict": judged, "flags": flags, "findings": findings, "recoverable": recoverable, "digest": "d",
+        "copy_before": [],
         "rows": {"t": 9}, "side_copy": [], "steps": steps,
     }  # fmt: skip
 

@@ -229,3 +229,17 @@ def test_the_module_goes_all_the_way(site, point, room):
     assert [one["id"] for one in late["evidence"] if one["status"] == "fail"] == ["backup.physical.age"]
     missing = module({"state": "drill", "point_file": str(room / "none.json"), "folder": str(room / "drill"), **common})
     assert "does not exist" in missing["msg"]
+
+
+def test_before_a_change_every_place_has_a_backup_and_a_point_after_it(site, new_site):
+    pgbackrest = PgBackRest(site.stanza, site.config)
+    made = physical_evidence.protect(pgbackrest, (1, 2), site.dsn(), name="deploy 7-1.0.0", wait_s=30, max_age_s=3600)
+    (one,) = made["evidence"]
+    assert one["status"] == "pass" and one["id"] == "protect.backup.before_deploy"
+    assert made["point"]["name"].startswith("deploy_7-1.0.0_") and set(made["point"]["backups"]) == {"1", "2"}
+    with pytest.raises(BackupError, match="at most 0.001 s are allowed") as caught:
+        physical_evidence.protect(pgbackrest, (1, 2), site.dsn(), name="late", wait_s=30, max_age_s=0.001)
+    assert [each["status"] for each in caught.value.result["evidence"]] == ["error"]
+    bare = new_site()
+    with pytest.raises(BackupError, match="no backup that could be restored"):
+        physical_evidence.protect(PgBackRest(bare.stanza, bare.config), (1, 2), bare.dsn(), name="none", wait_s=30, max_age_s=None)

@@ -53,6 +53,7 @@ def observed(params: dict, *, write: bool) -> dict:
     import psycopg
 
     about = {"host": params["socket"], "port": params["port"], "application_name": "greenroom-rehearsal", "connect_timeout": 10}
+    about |= {"user": params["superuser"]}
     said: list[str] = []
     try:
         with psycopg.connect(**about, dbname=params["database"], autocommit=True) as connection:
