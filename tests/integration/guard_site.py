@@ -103,13 +103,13 @@ class Site:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def deploy(self, version: str, commit: str) -> None:
-        """A deploy as the state knows it."""
+    def deploy(self, version: str, commit: str, **migrated: object) -> None:
+        """A deploy as the state knows it. migrated: what it did to the schema, nothing by default."""
         held = self.releases.lease.acquire(owner="anna@control", run_id=f"run-{version}")
         run = {"run_id": f"run-{version}", "fencing": held.lease["fencing"]}
         content = {"version": version, "commit": commit * 40, "lock_sha256": commit * 64, "config_digest": commit}
         job = self.releases.plan(**run, **content)[0]["in_progress"]
-        self.releases.stage(**run, artefact_sha256="f" * 64, migrated={"revision": [], "revisions": []})
+        self.releases.stage(**run, artefact_sha256="f" * 64, migrated={"revision": [], "revisions": [], **migrated})
         self.releases.switch_to(job["slot"], **run, reason="verified")
         self.releases.confirm(**run)
         held.give_back()

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.greenroom.durable import write_sealed
+from ansible.module_utils.greenroom.rollback import flip_back
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
 from conftest import program, server_folder
@@ -68,7 +70,7 @@ def test_the_fourth_failure_goes_back_is_verified_and_the_release_is_bad(site):
     assert json.loads(site.ask("/")[2])["release"] == "1-1.0.0"
     entry = next(entry for entry in site.releases.history() if entry["action"] == "rolled_back")
     assert entry["who"].startswith("guard@") and "health checks in a row" in entry["why"]
-    report = json.loads((site.state / "guard" / "2-1.1.0.json").read_text())
+    report = json.loads(next((site.state / "guard").glob("2-1.1.0.*.json")).read_text())
     assert report["verdict"] == "fail" and report["rollbacks"] == 1
 
 
@@ -166,6 +168,29 @@ def test_a_slot_with_another_release_is_no_place_to_go_back_to(site):
     stays(site)
 
 
+def test_a_release_that_breaks_on_the_schema_is_no_place_to_go_back_to(site):
+    for host in HOSTS:
+        site.kill((host, "blue"))
+    site.labels["blue"] = "3-1.2.0"
+    for host in HOSTS:
+        site.start_service(host, "blue")
+    site.deploy("1.2.0", "c", revision=["r3"], revisions=["r3"], old_app_works=False)
+    site.start_guard()
+    site.fault_everywhere("blue", health="ill")
+    assert "the database comes first" in await_(lambda: site.told("cannot_roll_back"), f"told {site.log()[-2000:]}")[0]["text"]
+    site.more_looks(5)
+    assert site.users_on() == "blue" and site.rollbacks() == 0
+
+
+def test_a_host_that_serves_another_release_is_told(site):
+    site.kill(("app2", "green"))
+    site.labels["green"] = "1-1.0.0"
+    site.start_service("app2", "green")
+    site.start_guard()
+    assert "app2 runs 1-1.0.0" in await_(lambda: site.told("diverged"), "told")[0]["text"]
+    stays(site)
+
+
 def test_zero_traffic_is_blind_held_and_told_once(site):
     site.start_guard(blind={"after_s": 1, "action": "hold"})
     assert "0 requests" in await_(lambda: site.told("blind"), f"told {site.log()}")[0]["text"]
@@ -221,6 +246,32 @@ def test_a_killed_guard_remembers_and_judges_nothing_that_is_past(site):
     stays(site)
     day = next(iter(site.memory()["now"]["days"].values()))
     assert day["requests"] >= 240 and day["failed"] >= 150, "what was logged meanwhile counts in the report"
+
+
+def test_a_guard_that_died_before_it_moved_users_judges_anew(site):
+    site.start_guard()
+    site.kill("guard")
+    path = site.state / "guard.json"
+    memory = json.loads(path.read_text())
+    memory["kept"]["rollback"] = {"state": "begun", "release": "2-1.1.0", "number": 2, "why": "was ill", "at": "then", "well_at": 1.0}
+    write_sealed(path, memory)
+    site.start_guard()
+    stays(site)
+    site.fault_everywhere("green", health="ill")
+    assert "health checks in a row" in rolled_back(site)["text"]
+
+
+def test_a_guard_that_died_after_it_moved_users_tells_the_verified_result(site):
+    site.start_guard()
+    site.kill("guard")
+    path = site.state / "guard.json"
+    memory = json.loads(path.read_text())
+    memory["kept"]["rollback"] = {"state": "begun", "release": "2-1.1.0", "number": 2, "why": "was ill", "at": "then", "well_at": 1.0}
+    write_sealed(path, memory)
+    flip_back(site.releases, why="guard: was ill", who="guard@gate", warm=lambda slot, release: None)
+    site.start_guard()
+    assert rolled_back(site)["text"] == "was ill"
+    assert site.memory()["kept"]["locked"]["numbers"] == [2, 1] and site.rollbacks() == 1
 
 
 def test_a_second_automatic_rollback_is_refused_also_after_a_restart(site):
@@ -332,7 +383,7 @@ def test_the_observation_ends_with_a_report(site):
     site.start_guard(observation_s=4)
     site.load(160)
     await_(lambda: site.told("observed"), f"told {site.log()[-2000:]}")
-    report = json.loads((site.state / "guard" / "2-1.1.0.json").read_text())
+    report = json.loads(next((site.state / "guard").glob("2-1.1.0.*.json")).read_text())
     records = {record["id"]: record["status"] for record in report["evidence"]}
     assert report["verdict"] == "pass" and set(records.values()) == {"pass"}, report
     site.fault_everywhere("green", health="ill")

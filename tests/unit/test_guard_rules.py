@@ -99,6 +99,27 @@ def test_what_speaks_for_another_cause_than_the_release(live, other, says):
     assert (found is None) if says is None else says in found
 
 
+ONE, TWO = OK._replace(release="1-1.0.0"), OK._replace(release="2-1.1.0")
+
+
+@pytest.mark.parametrize(
+    ("target", "other", "says"),
+    [
+        ({"a": ONE, "b": ONE}, {"a": ILL, "b": SILENT}, None),
+        ({"a": ONE, "b": SILENT}, {"a": ILL, "b": SILENT}, None),
+        ({"a": ONE, "b": SILENT}, {"a": ILL, "b": ILL}, "b: connection refused"),
+        ({"a": ONE, "b": ILL}, {"a": ILL, "b": ILL}, "b: HTTP 503"),
+        ({"a": ONE, "b": TWO}, {"a": ILL, "b": ILL}, "b runs 2-1.1.0"),
+        ({"a": OK}, {"a": ILL}, "a runs None"),
+        ({"a": SILENT}, {"a": SILENT}, "no host answers"),
+    ],
+)
+def test_a_slot_is_ready_when_every_host_that_answers_is_healthy_and_is_that_release(target, other, says):
+    found = rules.not_ready(target, other, "1-1.0.0")
+    assert (found is None) if says is None else says in found
+    assert rules.not_ready({"a": OK}, {"a": ILL}, None) is None
+
+
 BAD, FEW, NONE, GOOD = (Signal("errors", state, f"errors are {state}") for state in ("bad", "few", "none", "good"))
 
 
@@ -151,40 +172,41 @@ def run(hours, traffic, faults, seed):
     return bad, looks, ill, failed
 
 
-def blips(dice, _look, count):
-    """A healthy service as it is in life: 0.1 % failed requests, slow ones, single failed looks, now and then three in a row."""
-    requests = [Request("green", 500 if dice.random() < 0.001 else 200, dice.choice((0.02, 0.03, 0.05, 0.2))) for _ in range(count)]
-    if dice.random() < 0.01:
-        requests = [Request("green", 200, 6.0), *requests]
-    health = {host: ILL if dice.random() < 0.02 else OK for host in ("a", "b")}
-    if blips.left > 0 or dice.random() < 0.002:
-        blips.left = (blips.left or 3) - 1
-        health = {"a": SILENT, "b": SILENT}
-    elif blips.rest:
-        health = {"a": OK, "b": OK}
-    blips.rest = blips.left > 0
-    return health, requests
+class Blips:
+    """A healthy service as it is in life: 0.1 % failed requests, slow ones, one host's failed look, now and then three looks that fail
+    everywhere. A fourth would be the fault that the guard is for, so a good one follows."""
+
+    def __init__(self):
+        self.left, self.rest = 0, False
+
+    def __call__(self, dice, _look, count):
+        requests = [Request("green", 500 if dice.random() < 0.001 else 200, dice.choice((0.02, 0.03, 0.05, 0.2))) for _ in range(count)]
+        if dice.random() < 0.01:
+            requests.append(Request("green", 200, 6.0))
+        if not self.left and not self.rest and dice.random() < 0.002:
+            self.left = 3
+        if self.left:
+            self.left -= 1
+            self.rest = self.left == 0
+            return {"a": SILENT, "b": SILENT}, requests
+        ill = None if self.rest else dice.choice("ab") if dice.random() < 0.04 else None
+        self.rest = False
+        return {host: ILL if host == ill else OK for host in "ab"}, requests
+
+
+def healthy_week(seed):
+    """(rollbacks, looks, failed looks, failed requests) of a week of blips."""
+    return run(7 * 24, 2, Blips(), seed)
 
 
 def test_no_rollback_in_a_week_of_single_blips():
-    blips.left, blips.rest = 0, False
-    # Three looks in a row that fail everywhere end with a good one: a fourth would be the fault that the guard is for.
-    last = [OK]
-
-    def faults(dice, look, count):
-        health, requests = blips(dice, look, count)
-        if blips.left == 0 and last[0] is SILENT:
-            health = {"a": OK, "b": OK}
-        last[0] = health["a"]
-        return health, requests
-
-    bad, looks, ill, failed = run(7 * 24, 2, faults, seed=20261120)
+    bad, looks, ill, failed = healthy_week(seed=20261120)
     assert (bad, looks) == (0, 120960)
     assert ill > 3000 and failed > 800, "the run had its blips"
 
 
 def test_the_same_run_with_a_fault_in_it_is_seen_at_once():
-    blips.left, blips.rest = 0, False
+    blips = Blips()
 
     def faults(dice, look, count):
         health, requests = blips(dice, look, count)

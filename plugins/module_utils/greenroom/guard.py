@@ -23,7 +23,7 @@ from . import guard_rules as rules
 from .durable import DurableError
 from .guard_config import ConfigError, read_config
 from .guard_log import LogReader, Request, Window
-from .guard_memory import Memory, write_metrics, write_report
+from .guard_memory import Memory, watched_s, write_metrics, write_report
 from .guard_probe import Pages, look_at_slots
 from .lease import LeaseError, LeaseHeld, describe
 from .maintenance import Maintenance, MaintenanceError
@@ -32,13 +32,14 @@ from .releases import Releases
 from .rollback import flip_back
 from .slot_agent import ask_gateway, log, notify
 from .state import StateError, utc
-from .switch import SLOTS, SwitchError, other
+from .switch import SwitchError, other
 
 VERIFY_LOOKS = 3  # healthy looks at every host that answered, one after the other, before a rollback counts as verified
 VERIFY_INTERVAL_S = 1.0
 TOLD_AGAIN_S = 600  # the same message at most this often
 ALERTS = {
     "resources": "a host is short of a resource, not by the service; nothing is rolled back",
+    "diverged": "a host serves another release than the live one; nothing is rolled back",
     "host_ill": "a host fails its health check while others serve; nothing is rolled back",
 }
 EPISODES = (*ALERTS, "state", "dependency_down", "blind", "locked", "cannot_roll_back")  # what is over when all is well again
@@ -62,7 +63,7 @@ class Guard:
         self.aside: str | None = None
         self.current: set[str] = set()  # what was told, or would have been, at this tick
         self.verdict: rules.Verdict | None = None
-        self.stopping = False
+        self.stopping = self.fresh = False
         try:
             self.outbox: Outbox | None = Outbox(load_config(config["notify"]))
         except NotifyError as error:
@@ -84,11 +85,12 @@ class Guard:
         problem = self.outbox and self.outbox.put(
             message(f"guard.{event}", severity, f"{self.config['service']}: {title}", text, gateway=os.uname().nodename, **facts)
         )
+        self.fresh = True
         if problem:
             log("not_kept", "error", detail=problem)
 
     def _say_what_is_over(self) -> None:
-        """What was told and is not so any more: said once."""
+        """What was told and is not so any more."""
         over = [event for event, told in self.memory.now["told"].items() if told["open"] and event not in self.current]
         for event in over:
             self.memory.now["told"][event]["open"] = False
@@ -116,7 +118,7 @@ class Guard:
         self._count(requests, passed)
         if self.aside is None and not self._over():
             self.verdict = self._judge(moment, users_on, [] if past else requests, trouble)
-            self._decide(self.verdict, moment)
+            self._decide(self.verdict, state, moment)
             self._say_what_is_over()
         self._keep()
         return self.verdict
@@ -133,10 +135,10 @@ class Guard:
         number, name = (live["number"], f"{live['number']}-{live['version']}") if live else (None, None)
         if number == self.memory.now["number"]:
             return
-        rollback = kept["rollback"]
-        if rollback and rollback["state"] == "begun" and live and not state["in_progress"]:
+        rollback, job = kept["rollback"], state["in_progress"]
+        if rollback and rollback["state"] == "begun" and not job and live and number < rollback["number"]:
             self._moved(name, live["slot"], number)  # it was made, and the guard died before it knew
-        elif rollback and rollback.get("to") != name and not state["in_progress"]:
+        elif rollback and rollback.get("to") != name and not (rollback["state"] == "begun" and job and job["kind"] == "rollback"):
             kept["rollback"] = None
         if self.memory.now["number"] is not None:
             self._report("ended")
@@ -182,8 +184,8 @@ class Guard:
         day["failed"] += sum(request.failed for request in served)
 
     def _over(self) -> bool:
-        """Whether the observation period is over; its report is written once."""
-        if time.time() - self.memory.now["since_epoch"] < self.limits["observation_s"]:
+        """Whether the release was watched for its whole period, by a clock that only grows; its report is written once."""
+        if watched_s(self.memory.now) < self.limits["observation_s"]:
             return False
         if not self.memory.now["reported"]:
             self.memory.now["reported"] = True
@@ -222,6 +224,9 @@ class Guard:
         verdict = rules.judge(signals, blind, excuse, limits["blind"])
         if ill := rules.ill_hosts(now["streaks"], limits["health"]):
             verdict.alerts["host_ill"] = "; ".join(f"{host}: {live[host].reason}" for host in ill)
+        strange = [f"{host} runs {look.release}" for host, look in live.items() if look.ok and look.release not in (None, now["release"])]
+        if strange:
+            verdict.alerts["diverged"] = "; ".join(strange)
         return verdict
 
     def _tally(self, signals: list[rules.Signal]) -> None:
@@ -240,15 +245,15 @@ class Guard:
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
-    def _decide(self, verdict: rules.Verdict, moment: float) -> None:
+    def _decide(self, verdict: rules.Verdict, state: Mapping, moment: float) -> None:
         why = "; ".join(verdict.reasons)
         for event, text in verdict.alerts.items():
             self.tell(event, "warning", ALERTS[event], text)
         rollback = self.memory.kept["rollback"] or {}
         if rollback.get("state") == "moved":
             self._verify_rollback(verdict, moment)
-        elif rollback.get("state") == "begun":  # it died in the middle: continued, not begun again
-            self._roll_back(rollback["why"], moment)
+        elif rollback.get("state") == "begun" and (state["in_progress"] or {}).get("kind") == "rollback":
+            self._roll_back(rollback["why"], moment, rollback)  # the guard died in the middle: continued, not begun again
         elif verdict.kind == rules.BAD_RELEASE or (verdict.kind == rules.BLIND and self.limits["blind"]["action"] == "rollback"):
             self._roll_back(("blind: " if verdict.kind == rules.BLIND else "") + why, moment)
         elif verdict.kind == rules.DEPENDENCY_DOWN:
@@ -259,24 +264,17 @@ class Guard:
             self.memory.kept["well_at"] = moment
 
     def _warm(self, slot: str, release: str) -> str | None:
-        """None if every host that answers at all serves `release` in `slot`; else what is wrong."""
         looks = look_at_slots(self.config["hosts"], self.config["ports"], self.config["health"], self.limits["probe_timeout_s"])
-        up = [host for host in self.config["hosts"] if any(looks[colour][host].answered for colour in SLOTS)]
-        wrong = [f"{host}: {looks[slot][host].reason}" for host in up if not looks[slot][host].ok]
-        if self.config["health"]["release_field"]:
-            runs = {host: looks[slot][host].release for host in up if looks[slot][host].ok}
-            wrong += [f"{host} runs {found}" for host, found in runs.items() if found != release]
-        return "; ".join(wrong) or (None if up else "no host answers")
+        return rules.not_ready(looks[slot], looks[other(slot)], release if self.config["health"]["release_field"] else None)
 
-    def _roll_back(self, why: str, moment: float) -> None:
+    def _roll_back(self, why: str, moment: float, begun: dict | None = None) -> None:
         kept, now = self.memory.kept, self.memory.now
         if kept["locked"]:
             text = f"{why}. It went back once already ({kept['locked']['why']}); a person decides: greenroom status"
             self.tell("locked", "critical", "bad again after an automatic rollback; the guard does nothing more", text)
             return
-        if not kept["rollback"]:
-            kept["rollback"] = {"state": "begun", "release": now["release"], "number": now["number"], "why": why, "at": utc(),
-                                "well_at": kept.get("well_at", moment)}  # fmt: skip
+        kept["rollback"] = begun or {"state": "begun", "release": now["release"], "number": now["number"], "why": why, "at": utc(),
+                                     "well_at": kept.get("well_at", moment)}  # fmt: skip
         self._keep()
         log("rolling_back", "error", release=kept["rollback"]["release"], why=why)
         try:
@@ -344,8 +342,11 @@ class Guard:
         self.memory.kept["log"] = self.log.position
         if problem := self.memory.save(self.config["service"]):
             log("not_kept", "error", detail=problem)
-        flags = {"aside": self.aside is not None, "locked": bool(self.memory.kept["locked"])}
-        values = {"last_look_timestamp_seconds": time.time(), **{name: int(flag) for name, flag in flags.items()}}
+        values = {
+            "last_look_timestamp_seconds": time.time(),
+            "aside": int(bool(self.aside)),
+            "locked": int(bool(self.memory.kept["locked"])),
+        }
         try:
             write_metrics(Path(self.config["metrics_dir"]), self.config["service"], values)
         except OSError as error:
@@ -367,7 +368,8 @@ class Guard:
                 ready = True
             except Exception as error:  # whatever it is: a guard that ended guards nothing; systemd's watchdog ends one that stays broken
                 log("broken_tick", "error", detail=f"{type(error).__name__}: {error}")
-            if self.outbox and not (sender and sender.is_alive()):
+            if self.outbox and self.fresh and not (sender and sender.is_alive()):
+                self.fresh = False  # what is not delivered now is left to the timer
                 sender = threading.Thread(target=self.outbox.flush, args=(60.0,), daemon=True)
                 sender.start()
             verifying = (self.memory.kept["rollback"] or {}).get("state") == "moved"

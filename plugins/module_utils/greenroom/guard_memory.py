@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ SCHEMA = 1
 EVENTS_KEPT = 50
 TOTALS = ("looks", "seconds", "aside_s", "requests", "failed", "health_failures")
 WORST = ("error_percent", "p95_ms")  # of the windows of a day
-SEEN_LEAST = 0.95  # share of the period that must have been watched
+SEEN_LEAST = 0.95  # share of the time since it went live that must have been watched
 
 
 def fresh(number: int | None, name: str | None) -> dict:
@@ -81,6 +82,11 @@ class Memory:
         self.now["events"] = [*self.now["events"], {"at": utc(), "kind": kind, "text": text}][-EVENTS_KEPT:]
 
 
+def watched_s(now: Mapping) -> float:
+    """Seconds for which a release was watched, the guard standing aside included; by a clock that no step moves."""
+    return sum(day["seconds"] + day["aside_s"] for day in now["days"].values())
+
+
 def summary(now: Mapping, limits: Mapping) -> dict:
     """What was seen of one release: totals, worst values, and `gaps`, the days that were not watched or saw no request."""
     days = now["days"]
@@ -92,9 +98,11 @@ def summary(now: Mapping, limits: Mapping) -> dict:
         for name, count in day["judged"].items():
             judged[name] = judged.get(name, 0) + count
     gaps = [f"{date}: no request" for date, day in days.items() if not day["requests"]]
-    watched = total["seconds"] + total["aside_s"]
-    if watched < SEEN_LEAST * limits["observation_s"]:
+    watched, passed = watched_s(now), time.time() - now["since_epoch"]
+    if watched < limits["observation_s"]:
         gaps.append(f"watched {watched:.0f} of {limits['observation_s']} s")
+    if watched < SEEN_LEAST * passed:
+        gaps.append(f"watched {watched:.0f} of the {passed:.0f} s since it went live: the guard was away, or the clock was set")
     worst = {key: max((day[key] for day in days.values()), default=0) for key in WORST}
     return {
         "release": now["release"], "since": now["since"], "until": utc(), "days": len(days), **total, **worst, "judged": judged,
@@ -139,7 +147,8 @@ def write_report(folder: Path, now: Mapping, limits: Mapping, why: str) -> tuple
     verdict = "fail" if failed else "incomplete" if any(item["status"] != PASS for item in records) else "pass"
     folder.mkdir(mode=0o750, exist_ok=True)
     document = {"verdict": verdict, "why": why, **seen, "evidence": records}
-    write_atomic(folder / f"{now['release']}.json", json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n", 0o640)
+    began = re.sub(r"\W", "", now["since"])  # a release may be live again, after a rollback
+    write_atomic(folder / f"{now['release']}.{began}.json", json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n", 0o640)
     return verdict, seen["gaps"]
 
 

@@ -156,6 +156,18 @@ def not_the_release(live: Mapping[str, Health], other: Mapping[str, Health]) -> 
     return None
 
 
+def not_ready(target: Mapping[str, Health], other: Mapping[str, Health], release: str | None) -> str | None:
+    """Why users cannot go to a slot: a host that answers in either slot is ill there or runs something else than `release`; None if ready.
+
+    A host that answers in neither slot is down, and keeps nobody from going back. release None: the page does not say which it is.
+    """
+    up = [host for host in target if target[host].answered or other[host].answered]
+    wrong = [f"{host}: {target[host].reason}" for host in up if not target[host].ok]
+    if release:
+        wrong += [f"{host} runs {target[host].release}" for host in up if target[host].ok and target[host].release != release]
+    return "; ".join(wrong) or (None if up else "no host answers")
+
+
 def judge(signals: Sequence[Signal], blind_s: Mapping[str, float], excuse: str | None, limits: Mapping) -> Verdict:
     """The verdict over all signals.
 
