@@ -127,7 +127,8 @@ def figures(**change):
     process = {"pid": "1", "version": "2.47.0", "ended": True, "seconds": 600, "cpu_percent": 40.0, "lag_p95_ms": 3.0, "users": 50}
     both = [{**process, "user_errors": 0}, {**process, "pid": "2", "user_errors": 0}]
     return {
-        "window": {"begin": 0, "end": 600}, "samples": 650_000, "failed": 0, "error_percent": 0.0, "rps": 1090.0, "p50_ms": 20.0,
+        "window": {"begin": 0, "end": 600}, "samples": 650_000, "failed": 0, "error_percent": 0.0, "rps": 1090.0,
+        "sent_rps": 1090.0, "mean_ms": 25.0, "p50_ms": 20.0,
         "p95_ms": 60.0, "p99_ms": 90.0, "max_ms": 200.0, "names": {}, "failures": {}, "generator": both, "series": [],
     } | change  # fmt: skip
 
@@ -155,6 +156,7 @@ def test_a_good_run_passes_and_names_what_is_nearest_to_its_limit():
     [
         ({"p95_ms": 500.0}, "load.p95", "fail", "fail"),
         ({"rps": 1000.0}, "load.throughput", "fail", "fail"),
+        ({"rps": 600.0, "sent_rps": 600.0, "mean_ms": 160.0}, "load.throughput", "fail", "fail"),  # slow, not kept from sending
         ({"error_percent": 0.2, "failed": 1300}, "load.error_rate", "fail", "fail"),
         ({"error_percent": 0.1, "failed": 650}, "load.error_rate", "fail", "fail"),
         ({"samples": 900}, "load.p95", "no_evidence", "no_evidence"),
@@ -186,6 +188,7 @@ def test_each_limit_is_seen_red(change, id, status, verdict):
         ({"generator": {"users": 40}}, "80 of 100 users"),
         ({"generator": {"user_errors": 3}}, "the locust file raised 3 times"),
         ({"samples": 0}, "no request was measured"),
+        ({"sent_rps": 600.0, "rps": 600.0}, "600 requests/s were sent, with answers after 25 ms 1100 could have been"),
     ],
 )
 def test_a_generator_that_was_the_limit_is_neither_pass_nor_fail(change, words):
@@ -327,7 +330,7 @@ def test_a_whole_run_becomes_evidence_files_and_a_baseline(tmp_path, monkeypatch
     (tree / "src/locustfile.py").write_text("# load")
     (run / "locust.log").write_text("started with key s3cret-value\n")
     (run / "out/locust.html").write_text("x" * 2000 + "s3cret-value")
-    profile = PROFILE | {"warm_up_s": 2, "duration_s": 8, "spawn_rate": 100, "pace_rps": None}
+    profile = PROFILE | {"warm_up_s": 2, "duration_s": 8, "spawn_rate": 100, "pace_rps": 200}
     for pid in (1, 2):
         write_process(run / "out", pid, [(1000.0 + at / 100, 5.0, 0, 0) for at in range(1000)])
     thresholds = THRESHOLDS | {"throughput_rps": 150}

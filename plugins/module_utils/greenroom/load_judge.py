@@ -13,7 +13,8 @@ from . import load_profile
 from . import records as rec
 
 CPU_LIMIT = 90.0  # percent of a core: above it a sending process delays its own requests
-LAG_SHARE = 0.1  # of the P95 limit: what the generator may add to a latency
+LAG_SHARE, LAG_MS = 0.1, 100.0  # of the P95 limit, and at most: what the generator may add to a latency
+SENT_SHARE = 0.75  # of what its users could send with the answers' times: below it they were kept from sending
 PRESENCE = 0.8  # of the window's seconds that a process, or a sampler, must have seen
 FIGURES = ("load.p95", "load.throughput", "load.error_rate")
 NOISE_MS = 10.0  # a P95 that moved less than this is no regression, whatever the share
@@ -31,7 +32,7 @@ def generator_problems(figures: Mapping, profile: Mapping, thresholds: Mapping, 
         found.append(f"{len(processes)} of {profile['processes']} sending processes left figures")
     if sum(one["users"] for one in processes) < profile["users"]:
         found.append(f"{sum(one['users'] for one in processes)} of {profile['users']} users were there")
-    limit_ms = LAG_SHARE * thresholds["p95_ms"]
+    limit_ms = min(LAG_SHARE * thresholds["p95_ms"], LAG_MS)
     for one in processes:
         name = f"process {one['pid']}"
         if not one["ended"]:
@@ -45,7 +46,11 @@ def generator_problems(figures: Mapping, profile: Mapping, thresholds: Mapping, 
         if one["user_errors"]:
             found.append(f"{name}: the locust file raised {one['user_errors']} times ({next(iter(figures['failures']), '')})")
     if not figures["samples"]:
-        found.append("no request was measured")
+        return [*found, "no request was measured"]
+    possible = load_profile.possible_rps(profile, figures["mean_ms"])
+    if figures["sent_rps"] < SENT_SHARE * possible:
+        text = f"{figures['sent_rps']:g} requests/s were sent, with answers after {figures['mean_ms']:g} ms {possible:.0f} could have been"
+        found.append(f"{text}; or the locust file pauses for longer than load.think_time_s says")
     return found
 
 

@@ -26,6 +26,12 @@ def mean_latency_left_ms(profile: Mapping, thresholds: Mapping) -> float:
     return 1000 * (profile["users"] / thresholds["throughput_rps"] - profile["think_time_s"])
 
 
+def possible_rps(profile: Mapping, mean_ms: float) -> float:
+    """What the users can send if a request takes `mean_ms` on average, in requests a second; no more than the pace."""
+    free = profile["users"] / max(profile["think_time_s"] * (profile["pace_rps"] is None) + mean_ms / 1000, 1e-6)
+    return free if profile["pace_rps"] is None else min(free, profile["pace_rps"])
+
+
 def problems(profile: Mapping, thresholds: Mapping, rate_limit: Mapping | None = None) -> list[tuple[str, str, str]]:
     """What makes a profile unable to prove its thresholds, as (key, what is wrong, what to do). `rate_limit` is the gateway's."""
     found = []

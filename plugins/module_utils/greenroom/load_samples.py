@@ -101,6 +101,8 @@ def figures(processes: Sequence[Mapping], profile: Mapping) -> dict:
         "window": {"begin": begin, "end": end} if window else None, "samples": len(mine), "failed": failed,
         "error_percent": round(100 * failed / len(mine), 4) if mine else None,
         "rps": round(in_time / profile["duration_s"], 1) if window else None,
+        "sent_rps": round(len(mine) / profile["duration_s"], 1) if window else None,
+        "mean_ms": _rounded(sum(one[1] for one in mine) / len(mine) if mine else None),
         **{f"p{percent}_ms": _rounded(percentile(took, percent)) for percent in (50, 95, 99)},
         "max_ms": _rounded(took[-1] if took else None),
         "names": {
