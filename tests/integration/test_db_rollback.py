@@ -174,13 +174,15 @@ def test_a_dropped_table_comes_back_whole(cluster, carried):
         act("copied_back", cluster.dsn(), safety=POINT, tables=[{"table": "nothing"}], **carried)
 
 
-@pytest.mark.parametrize("fault", ["dump", "fingerprint", "row", "other"])
+@pytest.mark.parametrize("fault", ["dump", "fingerprint", "row", "other", "locale"])
 def test_what_was_changed_on_the_way_is_never_taken(cluster, admin, carried, fault):
     folder = Path(carried["folder"]) / "carry"
     if fault == "dump":
         (folder / "dump" / "toc.dat").write_bytes((folder / "dump" / "toc.dat").read_bytes()[:500])
     elif fault == "fingerprint":
         (folder / "fingerprint.json").write_text(json.dumps({**json.loads((folder / "fingerprint.json").read_text()), "rows": 1}))
+    elif fault == "locale":
+        (folder / "carry.json").write_text((folder / "carry.json").read_text().replace("C.UTF-8", "xx_YY.UTF-8"))
     elif fault == "row":
         data = next(path for path in (folder / "dump").glob("*.dat") if b"xxxx" in path.read_bytes())
         data.write_bytes(data.read_bytes().replace(b"xxxx", b"yyyy", 1))
@@ -189,7 +191,8 @@ def test_what_was_changed_on_the_way_is_never_taken(cluster, admin, carried, fau
         admin.execute("CREATE DATABASE other")
         carried["plan"] = act("planned", cluster.dsn(), database="other")
     words = {"dump": "pg_restore", "fingerprint": "was changed on the way", "row": r"table public\.notes: same 1000 rows, other values",
-             "other": "the dump is of database live, the plan of other"}  # fmt: skip
+             "other": "the dump is of database live, the plan of other",
+             "locale": r"locale xx_YY\.UTF-8 of the database is missing on this server: .* Generate it"}  # fmt: skip
     with pytest.raises(Refused, match=words[fault]):
         act("carried", cluster.dsn(), **{**carried, "database": "other"} if fault == "other" else carried)
     if fault == "other":

@@ -148,13 +148,20 @@ def _check_roles(admin: object, taken: Mapping) -> None:
 
 
 def _create(admin: object, name: str, owner: str, locale: Mapping, tablespace: str | None) -> None:
+    import psycopg
+
     texts = {key: "'" + str(value).replace("'", "''") + "'" for key, value in locale.items() if value}
     icu = f" LOCALE_PROVIDER icu ICU_LOCALE {texts['icu_locale']}" if locale["provider"] == "i" else ""
-    admin.execute(
+    statement = (
         f"CREATE DATABASE {quoted(name)} TEMPLATE template0 OWNER {quoted(owner)} ENCODING {texts['encoding']}"
         f" LC_COLLATE {texts['collate']} LC_CTYPE {texts['ctype']}{icu} CONNECTION LIMIT 0"
         + (f" TABLESPACE {quoted(tablespace)}" if tablespace else "")
     )
+    try:
+        admin.execute(statement)
+    except psycopg.errors.WrongObjectType as error:
+        text = f"locale {locale['collate']} of the database is missing on this server: {str(error).strip()}"
+        raise BackupError(f"{text}. Generate it (locale-gen), restart PostgreSQL. Nothing was changed") from error
 
 
 def _compare(dsn: Mapping, target: Mapping, before: Mapping, bin_dir: str, workers: int) -> None:
