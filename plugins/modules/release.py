@@ -72,6 +72,7 @@ options:
     description:
       - With O(state=staged), C(revision), the heads of the release's migrations (empty without a database), and C(manifest).
       - Without it nothing is known of the schema, and no rollback happens without the control node.
+      - With O(state=confirmed) of a rollback, C(revision) that the schema was taken back to.
     type: dict
   part:
     description: With O(state=rollback_planned), what is to go back.

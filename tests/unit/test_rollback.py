@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.greenroom import rollback, rollback_report
+from ansible.module_utils.greenroom.reconcile import reconcile
 from ansible.module_utils.greenroom.state import StateError, protected
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode puts no folder of tests on the path
@@ -193,3 +194,31 @@ def test_the_report_counts_what_users_felt(three, tmp_path):
         assert part in text
     gone = rollback_report.report(three.root / "state", "svc", run_id="x", plan=plan, about=about, log="/nowhere", slow_s=1)
     assert "/nowhere" in gone[0]["unknown"] and "Not known" in gone[1]
+
+
+def test_a_schema_that_went_back_behind_the_closed_gateway_is_known_afterwards(gateway):
+    gateway.deploy("run-1", migrated={"revision": ["0004"], "revisions": []})
+    gateway.deploy("run-2", "1.1.0", "b" * 40, migrated={**WORKS, "old_app_works": False})
+    run = gateway.begin("run-3")
+    rollback.begin(gateway.releases, **run, reason="errors")
+    gateway.switch(None, "the schema goes back")
+    assert gateway.releases.switch.read() is None and gateway.releases.read()["in_progress"]["step"] == "switched_back"
+    gateway.begin("run-4")  # run-3 died while users see the maintenance page
+    run = {"run_id": "run-4", "fencing": gateway.fencing}
+    assert [one["rule"] for one in reconcile(gateway.releases, **run, rolling_back=True)] == ["keep"]
+    assert rollback.begin(gateway.releases, **run, reason="errors")[0]["in_progress"]["number"] == 1
+    gateway.switch("blue", "proven")
+    state = gateway.releases.confirm(**run, undone_to=["0004"])[0]
+    assert (state["live"]["number"], [one["number"] for one in state["bad"]]) == (1, [2])
+    assert rollback.schema_fits(state, 1) is True and rollback.undone_revisions(state, 1) == []
+
+
+def test_a_rollback_that_failed_after_the_switch_does_not_lead_back_to_what_was_left(three):
+    run = three.begin("run-4")
+    rollback.begin(three.releases, **run, reason="errors")
+    three.switch("green", "errors")
+    three.switch(None, "red as well")
+    state = three.releases.fail(**run, reason="red as well")[0]
+    assert state["live"] is None and three.releases.problems(state) == []
+    assert [one["number"] for one in state["bad"]] == [3] and "left by a rollback that failed" in state["bad"][0]["reason"]
+    assert rollback.choose(state, three.releases.history())[0] == 2, "once its dependency is back, the same command is the way"

@@ -24,8 +24,8 @@ RULES: dict[tuple[str, str], tuple[str, str]] = {
     ("rollback", "switching"): ("unmark", "the switch was never moved; the next rollback goes to the same release"),
     ("rollback", "moved"): ("finish", "users are on the release before and stay there"),
     ("rollback", "switched"): ("finish", "users are on the release before and stay there"),
-    ("rollback", "going_back"): ("close", "the release before was red as well: the maintenance page stays"),
-    ("rollback", "gone_back"): ("close", "the release before was red as well: the maintenance page stays"),
+    ("rollback", "going_back"): ("shut", "users get the maintenance page; the next rollback goes to the same release"),
+    ("rollback", "gone_back"): ("keep", "users see the maintenance page; the next rollback goes to the same release"),
     ("switch", "switching"): ("complete", "a person asked for it"),
     ("switch", "moved"): ("complete", "a person asked for it"),
 }
@@ -82,8 +82,11 @@ def reconcile(releases: Releases, *, run_id: str, fencing: int, rolling_back: bo
         take("reconciled", step="staged", run_id=job["run_id"])
     elif rule == "close":
         take("reconciling")
-        releases.switch_to(before if job["kind"] == "deploy" else None, **mine, reason=why)
-        releases.fail(**mine, reason=why, bad=job["kind"] == "deploy")
+        releases.switch_to(before, **mine, reason=why)
+        releases.fail(**mine, reason=why, bad=True)
+    elif rule == "shut":
+        take("reconciling")
+        releases.switch_to(None, **mine, reason=why)
     elif rule == "complete":
         releases.switch_to(job["move"][1], **mine, reason=why, accept_bad=True)
     elif rule == "finish":

@@ -75,7 +75,7 @@ def change(releases: Releases, p: Mapping) -> dict:
         "switched": lambda: releases.switch_to(
             None if p["slot"] == "none" else p["slot"], **common, reason=p["reason"], approved_by=p["approved_by"], durations=p["durations"]
         ),
-        "confirmed": lambda: releases.confirm(**common, durations=p["durations"]),
+        "confirmed": lambda: releases.confirm(**common, durations=p["durations"], undone_to=(p["schema"] or {}).get("revision")),
         "proven": lambda: prove(releases, **common, phases=p["phases"], identity={key: p[key] for key in IDENTITY}),
         "failed": lambda: releases.fail(**common, reason=p["reason"], bad=p["bad"], durations=p["durations"]),
     }  # fmt: skip

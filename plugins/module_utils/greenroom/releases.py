@@ -14,7 +14,7 @@ from .durable import write_sealed
 from .lease import LeaseFile, boot_id, uptime_s
 from .ledger import Ledger, entry_after
 from .slots import RELEASE_NAME
-from .state import StateError, about_release, copies, cut_good, empty, good_of, idle_slot, read_state, rollback_target, utc
+from .state import StateError, about_release, copies, cut_good, empty, found_bad, good_of, idle_slot, read_state, rollback_target, utc
 from .switch import SLOTS, Switch, SwitchError
 
 
@@ -322,10 +322,13 @@ class Releases:
         state["in_progress"] = {**job, "step": "switched" if forward else "switched_back"} if mine else None
         return self.commit(state, "switched", lease, **note, durations=durations, result="ok"), True
 
-    def confirm(self, *, run_id: str, fencing: int | None = None, durations: dict | None = None) -> tuple[dict, bool]:
+    def confirm(
+        self, *, run_id: str, fencing: int | None = None, durations: dict | None = None, undone_to: list[str] | None = None
+    ) -> tuple[dict, bool]:  # fmt: skip
         """The release in progress is live and was proved through the gateway: it becomes the last known good one.
 
-        Raises StateError unless it is live in the state and by the switch.
+        undone_to: of a rollback, the revision that the schema was taken back to.
+        Raises StateError unless the release is live in the state and by the switch.
         """
         lease = self.hold(fencing, run_id)
         state = self.read()
@@ -348,19 +351,17 @@ class Releases:
         state["bad"] = [one for one in state["bad"] if one["number"] != job["number"]]
         rolled_back = job["kind"] == "rollback"
         if rolled_back and (job["left"] or 0) > job["number"]:
-            state["bad"].append(self._bad(state, job["left"], run_id, f"rolled back: {job['reason']}"))
+            state["bad"].append(
+                found_bad(state["releases"].get(str(job["left"]), {}), job["left"], run_id, f"rolled back: {job['reason']}")
+            )
+        if undone_to is not None:
+            newer = {"revision": undone_to, "revisions": []}
+            state["migrated"] = [{**one, **newer} if one["number"] > job["number"] else one for one in state.get("migrated", [])]
         state["in_progress"] = None
         return self.commit(
             state, "rolled_back" if rolled_back else "confirmed", lease, run_id=run_id, release=f"{job['number']}-{job['version']}",
             why=job["reason"], approved_by=job["approved_by"], durations={**took(job), **(durations or {})}, result="ok",
         ), True  # fmt: skip
-
-    @staticmethod
-    def _bad(state: dict, number: int, run_id: str, reason: str) -> dict:
-        """A release that is not to be deployed again without an explicit word."""
-        about = state["releases"].get(str(number), {})
-        content = {key: about.get(key) for key in ("version", "commit", "lock_sha256", "config_digest")}
-        return {"number": number, **content, "run_id": run_id, "reason": reason, "at": utc()}
 
     def fail(
         self, *, run_id: str, reason: str, bad: bool = False, fencing: int | None = None, durations: dict | None = None,
@@ -384,8 +385,10 @@ class Releases:
                 4,
             )
         if bad:
-            about = {key: job[key] for key in ("number", "version", "commit", "lock_sha256", "config_digest", "run_id")}
-            state["bad"].append({**about, "reason": reason, "at": utc()})
+            state["bad"].append(found_bad(job, job["number"], run_id, reason))
+        if job["kind"] == "rollback" and job["step"] == "switched_back" and job["left"]:  # nobody goes back to it by asking again
+            left = state["releases"].get(str(job["left"]), {})
+            state["bad"].append(found_bad(left, job["left"], run_id, f"left by a rollback that failed: {job['reason']}"))
         state["in_progress"] = None
         return self.commit(
             state, "failed", lease, run_id=run_id, release=f"{job['number']}-{job['version']}", why=reason, bad=bad, durations=durations,

@@ -88,6 +88,12 @@ def cut_good(good: list[int], number: int) -> list[int]:
     return [*(good[: good.index(number)] if number in good else good), number]
 
 
+def found_bad(about: dict, number: int, run_id: str, reason: str) -> dict:
+    """A release that is not deployed again without an explicit word, for `bad`."""
+    content = {key: about.get(key) for key in ("version", "commit", "lock_sha256", "config_digest")}
+    return {"number": number, **content, "run_id": run_id, "reason": reason, "at": utc()}
+
+
 def about_release(state: dict, number: int | None) -> dict | None:
     """{number, version, slot or None, config_digest} of a staged release, as `live` and `previous` say it; None without a number."""
     if number is None:
