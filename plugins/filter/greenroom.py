@@ -26,6 +26,7 @@ from ansible.module_utils.greenroom import (
     units,
 )
 from ansible.module_utils.greenroom.backup import keys
+from ansible.module_utils.greenroom.monitoring import inspection, rules, targets
 
 
 def _filter(name: str, function: Callable) -> Callable:
@@ -51,6 +52,15 @@ FUNCTIONS = {
     # {{ contract | firewall_rules(groups, addresses, inventory_hostname) }}
     "firewall_rules": topology.firewall_rules,
     "firewall_probes": topology.firewall_probes,
+    # {{ service | exporters_of(groups, inventory_hostname) }}, {{ service | scrape_targets(groups, addresses) }}
+    "exporters_of": topology.exporters_of,
+    "scrape_targets": targets.scrape_targets,
+    "probe_targets": targets.probe_targets,
+    # {{ data | alert_rules(service, groups, 'docs/alerts.md') }}, {{ service | threshold_gaps }}
+    "alert_rules": rules.alert_rules,
+    "threshold_gaps": rules.threshold_gaps,
+    # {{ paths | fitting_dashboards(service, groups) }}
+    "fitting_dashboards": inspection.dashboards,
     # {{ contract | preflight_host_probes(groups, inventory_hostname, settings, secrets, now) }}
     "preflight_host_probes": preflight_plan.host_probes,
     # {{ contract | preflight_control_probes(groups, settings) }}, {{ contract | dependency_probes(groups, addresses, secrets, 5) }}

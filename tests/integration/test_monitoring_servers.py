@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.greenroom.monitoring import gate, proof, targets
+from ansible.module_utils.greenroom.monitoring import gate, inspection, proof, targets
 from ansible.module_utils.greenroom.monitoring.prometheus import ApiError, Prometheus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -293,3 +293,80 @@ def test_the_api_says_what_it_could_not_do(prometheus):
         prometheus.query("1 +", time.time())
     with pytest.raises(ApiError, match="HTTP 404"):
         prometheus._data("nothing")
+
+
+# --- whether it all works -------------------------------------------------------------------------------------------------------------
+
+
+def asked(page, **more):
+    rule = {"alert": "Seen", "expr": "steady > 9", "for": "1m", "labels": {"severity": "info"}}
+    return {
+        "targets": {"page": [{"targets": [f"127.0.0.1:{page.port}"], "labels": {"host": "here"}}]},
+        "fresh_s": 30, "rules": {"groups": [{"rules": [rule]}]}, "late_metrics": [], "requirements": {"alert.cpu": "Seen"}, "gaps": [],
+        "series": [], "dashboards": {"x.json": [{"title": "Steady", "query": "steady"}]}, "within_s": 0, **more,
+    }  # fmt: skip
+
+
+def statuses(records):
+    return {one["id"]: one["status"] for one in records}
+
+
+def test_a_rule_that_is_not_loaded_is_found(prometheus, page):
+    found = inspection.inspect(prometheus, asked(page))
+    assert statuses(found) == {"mon.metrics.scraped": "pass", "alert.rules": "fail", "alert.cpu": "fail", "mon.dashboard": "pass"}
+    assert "Seen: is not loaded" in found[1]["reason"]
+
+
+class Loaded(Prometheus):
+    """A Prometheus that says it has loaded these rules; the rest of its answers is real."""
+
+    said: tuple = ()
+
+    def rules(self):
+        return list(self.said)
+
+
+def test_a_rule_about_a_metric_that_was_renamed_is_found(prometheus, page):
+    client = Loaded(prometheus.url)
+    client.said = [{"name": "Seen", "type": "alerting", "health": "ok"}]
+    assert set(statuses(inspection.inspect(client, asked(page))).values()) == {"pass"}
+    renamed = {"alert": "Seen", "expr": 'rate(renamed{a="b"}[5m]) > 9', "for": "1m", "labels": {"severity": "info"}}
+    found = inspection.inspect(client, asked(page, rules={"groups": [{"rules": [renamed]}]}))
+    assert (found[1]["status"], found[1]["reason"]) == ("fail", "Seen: there is no renamed")
+    late = inspection.inspect(client, asked(page, rules={"groups": [{"rules": [renamed]}]}, late_metrics=["renamed"]))
+    assert statuses(late)["alert.rules"] == "pass"
+    client.said = [{"name": "Seen", "type": "alerting", "health": "err", "lastError": "many-to-many matching"}]
+    found = inspection.inspect(client, asked(page))
+    assert "many-to-many matching" in found[1]["reason"]
+
+
+def test_a_panel_without_data_and_a_watch_over_nothing_are_found(prometheus, page):
+    panels = {"x.json": [{"title": "Gone", "query": "renamed"}, {"title": "Odd", "query": "broken"}, {"title": "Wrong", "query": "rate("}]}
+    found = inspection.inspect(prometheus, asked(page, dashboards=panels))
+    assert "Gone (no data)" in found[-1]["reason"]
+    assert "Odd (not a number)" in found[-1]["reason"]
+    assert "Wrong (" in found[-1]["reason"]
+    assert statuses(inspection.inspect(prometheus, asked(page, targets={})))["mon.metrics.scraped"] == "error"
+    nothing = inspection.inspect(prometheus, asked(page, dashboards={}, rules={"groups": []}))
+    assert {statuses(nothing)[one] for one in ("alert.rules", "mon.dashboard")} == {"no_evidence"}
+
+
+def test_the_services_series_are_asked_for(prometheus, page):
+    service = {"service": [{"targets": [f"127.0.0.1:{page.port}"], "labels": {"host": "here", "slot": "blue"}}]}
+    found = statuses(inspection.inspect(prometheus, asked(page, targets=service)))
+    assert (found["mon.metrics.endpoint"], found["mon.metrics.key"]) == ("fail", "no_evidence")
+    found = inspection.inspect(prometheus, asked(page, targets=service, series=["steady"]))
+    assert "not offered: steady" in found[-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ('100 * (1 - avg by (host) (rate(node_cpu_seconds_total{mode="idle"}[2m])))', {"node_cpu_seconds_total"}),
+        ("a:b:c > 1 and on () (time() - max(d) < 24 * 3600)", {"a:b:c", "d"}),
+        ("absent(x) or time() - x > 1e6", {"x"}),
+        ('(up{job="a b"} == 0) * on (slot) group_left () max by (slot) (live == 1)', {"up", "live"}),
+    ],
+)
+def test_the_metrics_of_an_expression(expression, names):
+    assert inspection.metrics_of(expression) == names

@@ -75,6 +75,10 @@ class Prometheus:
         """Every rule that is loaded, with `name`, `type`, `health` and `lastError`."""
         return [rule for group in self._data("rules")["groups"] for rule in group["rules"]]
 
+    def names(self) -> list[str]:
+        """The names of all metrics there are."""
+        return self._data("label/__name__/values")
+
 
 def _epoch(text: str) -> float:
     """Seconds since 1970 of an RFC 3339 time with up to nine decimals; the year 1 is Prometheus' `never`."""
