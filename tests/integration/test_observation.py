@@ -71,9 +71,10 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def config(address, tmp_path):
-    line = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": "INFO", "message": "x"}
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": "app1", "data": {"level": "info"}}
     (tmp_path / "app1.log").write_text(2 * (json.dumps(line) + "\n"))
-    return observation_plan.config(SERVICE, "3-1.0.0", address, [f"{tmp_path}/*.log"], str(tmp_path))
+    logs = {"globs": [f"{tmp_path}/*.log"], "level_field": "data.level", "time_field": "time"}
+    return observation_plan.config(SERVICE, "3-1.0.0", address, logs, str(tmp_path))
 
 
 def test_a_quiet_day_is_good_and_its_values_are_kept(config):
@@ -106,7 +107,7 @@ def test_each_check_is_seen_red_or_empty(config, id, change, state):
 
 @pytest.mark.parametrize(
     ("text", "state"),
-    [('{"timestamp": "%s", "level": "ERROR", "message": "x"}\n', "red"), ("no JSON\n", "red"), ("", "empty"), (None, "empty")],
+    [('{"time": "%s", "data": {"level": "error", "message": "x"}}\n', "red"), ("no JSON\n", "red"), ("", "empty"), (None, "empty")],
 )
 def test_the_logs_of_the_day_count(config, tmp_path, text, state):
     log = tmp_path / "app1.log"

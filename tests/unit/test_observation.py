@@ -17,7 +17,8 @@ START = {"first": str(FIRST), "release": "3-1.0.0", "at": 0}
 
 
 def config(tmp_path="/nonexistent", **change):
-    made = observation_plan.config(SERVICE, "3-1.0.0", "http://127.0.0.1:9", [f"{tmp_path}/*.log"], str(tmp_path))
+    logs = {"globs": [f"{tmp_path}/*.log"], "level_field": "data.level", "time_field": "time"}
+    made = observation_plan.config(SERVICE, "3-1.0.0", "http://127.0.0.1:9", logs, str(tmp_path))
     return made | change
 
 

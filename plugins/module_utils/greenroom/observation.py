@@ -67,7 +67,7 @@ def measure(config: Mapping, now: float) -> dict:
     """Measure the day that ends now: {day, at, uptime_s, boot, evidence, values}. Never raises for what it measures."""
     prometheus = Prometheus(config["prometheus"])
     evidence = [gate.judge(prometheus, check, now - check["window_s"], now) for check in config["checks"]]
-    evidence += _logs(config["log_globs"], now)
+    evidence += _logs(config["logs"], now)
     return {
         "day": str(_date(now)), "at": now, "release": config["release"], "uptime_s": time.clock_gettime(time.CLOCK_BOOTTIME),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(), "evidence": evidence,
@@ -75,16 +75,25 @@ def measure(config: Mapping, now: float) -> dict:
     }  # fmt: skip
 
 
-def _logs(globs: Sequence[str], now: float) -> list[dict]:
+def _logs(logs: Mapping, now: float) -> list[dict]:
     """Errors in the collected logs of the last day, one record a file; no file, or none with a line, is no evidence."""
-    since = now - DAY_S
+    since, globs = now - DAY_S, logs["globs"]
     files = sorted({path for pattern in globs for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)})
     fresh = [path for path in files if os.path.getmtime(path) >= since]
     if not fresh:
         reason = f"no file of {', '.join(globs) or 'no pattern'} was written to since yesterday ({len(files)} are there)"
         return [rec.record("observe.daily.logs", rec.NO_EVIDENCE, "logs without errors", reason=reason)]
     probes = [
-        {"id": "observe.daily.logs", "type": "log", "path": path, "format": "json", "since": since, "timeout_s": LOG_LIMIT_S}
+        {
+            "id": "observe.daily.logs",
+            "type": "log",
+            "path": path,
+            "format": "json",
+            "since": since,
+            "timeout_s": LOG_LIMIT_S,
+            "level_field": logs["level_field"],
+            "time_field": logs["time_field"],
+        }
         for path in fresh
     ]
     return health_check.run(health_check.plan(probes))

@@ -5,7 +5,7 @@ Metrics are those of the monitoring host's recording rules. Sources: 000 observa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 DAY_S, WEEK_S = 86_400, 7 * 86_400
 DAILY = ("observe.daily.logs", "observe.daily.resources", "observe.daily.connections", "observe.daily.errors", "observe.daily.alerts")
@@ -67,11 +67,14 @@ def expected_ids(service: Mapping) -> list[str]:
     return [id for id in (*DAILY, *WEEKLY) if id in there]
 
 
-def config(service: Mapping, release: str, prometheus: str, log_globs: Sequence[str], folder: str) -> dict:
-    """The content of observation-<service>.json on the monitoring host. service: the normalised contract with its section `observation`."""
+def config(service: Mapping, release: str, prometheus: str, logs: Mapping, folder: str) -> dict:
+    """The content of observation-<service>.json on the monitoring host. service: the normalised contract with its section `observation`.
+
+    logs: {globs (patterns of the collected files), level_field, time_field (of their JSON lines)}.
+    """
     section = service["observation"]
     return {
-        "service": service["name"], "release": release, "folder": folder, "prometheus": prometheus, "log_globs": list(log_globs),
+        "service": service["name"], "release": release, "folder": folder, "prometheus": prometheus, "logs": dict(logs),
         **{key: section[key] for key in ("days", "at", "stable_percent", "team", "production")},
         "ids": expected_ids(service), "checks": checks(service), "values": values(service),
     }  # fmt: skip
