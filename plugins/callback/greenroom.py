@@ -121,7 +121,8 @@ class CallbackModule(CallbackBase):
     @guarded
     def v2_playbook_on_start(self, playbook):
         self._reset()
-        asked = [(play.get_vars().get("greenroom_phase"), selected_by_tags(play.tags)) for play in playbook.get_plays()]
+        plays = [play for play in playbook.get_plays() if "never" not in play.tags or selected_by_tags(play.tags)]
+        asked = [(play.get_vars().get("greenroom_phase"), selected_by_tags(play.tags)) for play in plays]
         planned = list(dict.fromkeys(phase for phase, _chosen in asked if phase))
         if not planned:
             return

@@ -247,6 +247,15 @@ def test_other_playbooks_get_no_report(project):
     assert status == 2 and not project.reports.exists() and "Report:" not in out
 
 
+@pytest.mark.parametrize(("options", "phases"), [([], ["restart"]), (["--tags", "back"], ["back"])])
+def test_a_phase_that_runs_only_by_its_tag_is_listed_only_then(project, options, phases):
+    show = {"name": "Show", "ansible.builtin.debug": {"msg": "here"}}
+    back = {**play("back", show), "tags": ["never", "back"]}
+    status, _out, _err = project.run([play("restart", show), back], *options)
+    assert status == 0 and [phase["name"] for phase in project.report["phases"] if phase["seconds"]] == phases
+    assert ("back" in [phase["name"] for phase in project.report["phases"]]) == ("back" in phases)
+
+
 def test_run_id_and_folder_are_in_the_environment(project):
     text = "{{ lookup('env', 'GREENROOM_RUN_ID') }}={{ lookup('env', 'GREENROOM_RUN_DIR') }}"
     show = {"name": "Show", "ansible.builtin.debug": {"msg": text}}
