@@ -107,6 +107,8 @@ def start(job: Mapping) -> None:
     variables = RUN_FOLDER / f"{unit}.env"
     properties = [
         "TimeoutStopSec=5", "KillMode=control-group", f"MemoryMax={job['memory_mb']}M", "LimitNOFILE=65536", f"ReadWritePaths={folder}/out",
+        # ZeroMQ, by which locust's processes talk, aborts if it may not set its threads' scheduling and list interfaces (seen with 27.3).
+        "SystemCallFilter=sched_setscheduler", "RestrictAddressFamilies=AF_NETLINK",
         f"StandardOutput=append:{folder}/{LOG}", "StandardError=inherit", f"EnvironmentFile={variables}",
         *(f"InaccessiblePaths=-{path}" for path in job["hidden"]),
         *([f"BindReadOnlyPaths={folder}/hosts:/etc/hosts"] if job.get("connect") else []),

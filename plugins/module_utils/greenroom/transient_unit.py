@@ -23,7 +23,7 @@ def command(
     The caller's streams are its streams. `properties` are further ones of the unit (`Key=value`), `options` of systemd-run. Without
     `wait` the command ends when the program has started; the unit then stays, also after its end, until it is stopped (`state`).
     """
-    given = (f"User={user}", f"WorkingDirectory={folder}", f"RuntimeMaxSec={limit_s}", *properties, *HARDENING)
+    given = (f"User={user}", f"WorkingDirectory={folder}", f"RuntimeMaxSec={limit_s}", *HARDENING, *properties)
     how = ("--wait", "--pipe") if wait else ("--property=Type=exec", "--property=RemainAfterExit=yes")
     return ["systemd-run", "--quiet", *how, f"--unit={unit}", *options, *(f"--property={one}" for one in given), "--"]
 
