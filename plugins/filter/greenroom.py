@@ -21,6 +21,7 @@ from ansible.module_utils.greenroom import (
     observation_plan,
     preflight_plan,
     rabbitmq_password,
+    rollback,
     scratch,
     topology,
     units,
@@ -95,6 +96,8 @@ FUNCTIONS = {
     "log_probes": check_plan.log_probes,
     "server_log_probes": check_plan.server_log_probes,
     "slot_runner": check_plan.runner,
+    # {{ manifest | schema_way(current, target) }}
+    "schema_way": rollback.schema_way,
     # {{ run_id | run_started }}
     "run_started": check_plan.run_started,
     # {{ service | observation_config('3-1.2.0', 'http://127.0.0.1:9090', globs, folder) }}

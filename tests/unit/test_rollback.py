@@ -222,3 +222,15 @@ def test_a_rollback_that_failed_after_the_switch_does_not_lead_back_to_what_was_
     assert state["live"] is None and three.releases.problems(state) == []
     assert [one["number"] for one in state["bad"]] == [3] and "left by a rollback that failed" in state["bad"][0]["reason"]
     assert rollback.choose(state, three.releases.history())[0] == 2, "once its dependency is back, the same command is the way"
+
+
+def test_the_way_of_the_schema_is_that_of_the_manifest():
+    chain = manifest("0004", "0005")
+    assert rollback.schema_way(chain, ["0005"], ["0004"])["name"] == "leave_schema"
+    breaks = manifest("0004", "0005", flags=["OLD_APP_BREAKS"])
+    assert rollback.schema_way(breaks, ["0005"], ["0004"])["name"] == "downgrade"
+    breaks["revisions"][1]["verdict"] = "DESTRUCTIVE"
+    closed = rollback.schema_way(breaks, ["0005"], ["0004"])
+    assert closed["name"] == "closed" and "not their data" in closed["reason"]
+    assert rollback.schema_way(None, ["0005"], ["0004"])["name"] == "closed"
+    assert rollback.schema_way(chain, ["0009"], ["0004"])["name"] == "closed", "a revision that nobody rehearsed"

@@ -102,6 +102,22 @@ def undone_revisions(state: dict, target: int) -> list[dict]:
     return [one for one in reversed(state.get("migrated", [])) if one["number"] > target and one["revisions"] != []]
 
 
+def schema_way(manifest: dict | None, current: list[str], target: list[str]) -> dict:
+    """Which way the schema goes from `current` to `target`, by the manifest of the release that holds the revisions: {name, reason, loss}.
+
+    name: `leave_schema`, `downgrade`, or `closed`, where only the ways back of a database are left (docs/restore.md).
+    """
+    if not manifest:
+        return {"name": "closed", "reason": "the revisions were never rehearsed", "loss": "unknown"}
+    found = db_routes.from_manifest(manifest, db_routes.between(manifest, current, target[0] if target else "base"))
+    facts = {key: found[key] for key in ("verdict", "old_app_works", "recoverable", "seconds")}
+    routes = [route(db_routes.Situation(db_routes.BAD_RELEASE, **facts)) for route in (db_routes.leave_schema, db_routes.downgrade)]
+    for name, route in zip(("leave_schema", "downgrade"), routes, strict=True):
+        if route.open and route.name != "fix_up_downgrade":
+            return {"name": name, "reason": route.reason, "loss": route.loss}
+    return {"name": "closed", "reason": "; ".join(route.reason for route in routes), "loss": "unknown"}
+
+
 def schema_fits(state: dict, target: int) -> bool | None:
     """Whether release `target` works on the schema as it is: True, False, or None where no rehearsal tried it."""
     newer = {int(number) for number in state["releases"] if int(number) > target}
@@ -160,16 +176,20 @@ def begin(
 
 
 def plan_of(state: dict, history: list[dict], part: str) -> dict:
-    """What the rollback in progress is going to do, for people: {from, to, slot, warm, schema, revisions, expected_s, loss, lines}."""
+    """What the rollback in progress is going to do: {from, to, slot, warm, part, schema, revision, revisions, expected_s, loss, lines}.
+
+    revision: what the release left the schema at when it was deployed; None if nobody recorded it."""
     job = state["in_progress"]
     fits = schema_fits(state, job["number"])
     schema = {True: "left as it is, the release works on it", False: "the release breaks on it: a way back of the database is needed first"}
     revisions = [name for one in undone_revisions(state, job["number"]) for name in one["revisions"] or ["unknown"]]
     warm, expected = job["step"] != "planned", expected_s(history)
+    known = next((one["revision"] for one in state.get("migrated", []) if one["number"] == job["number"]), None)
     plan = {
         "from": label(state, job["left"]) if job["left"] else None, "to": label(state, job["number"]), "slot": job["slot"], "warm": warm,
         "part": part, "schema": schema.get(fits, "asked of the database and the rehearsal's manifest before anything moves"),
-        "revisions": revisions, "expected_s": expected, "loss": "nothing" if fits else "decided by the way back of the database",
+        "revision": known, "revisions": revisions, "expected_s": expected,
+        "loss": "nothing" if fits else "decided by the way back of the database",
     }  # fmt: skip
     ready = "holds it" if warm else "is made ready first"
     took = "not known, it was never done" if expected is None else f"{expected:g} s, as it took lately"
