@@ -15,7 +15,7 @@ description:
   - The generator is judged first. One that was starved, killed, or whose processes were the limit makes the result V(invalid), which is
     neither pass nor fail; its figures are then C(no_evidence).
   - A good result is kept as the baseline of its release; the last good release's is what it is compared with.
-  - O(state=absent) ends both units of the run, wherever it stopped.
+  - O(state=absent) ends both units of the run, wherever it stopped, and removes O(folder).
 version_added: "0.2.0"
 options:
   state:
@@ -28,7 +28,7 @@ options:
     type: str
     required: true
   folder:
-    description: The run's own folder on the host. What it holds is removed by O(state=started).
+    description: The run's own folder on the host; O(state=started) removes what it holds. Samples lie beside it, in C(<folder>-samples).
     type: path
     required: true
   seconds:
@@ -191,7 +191,6 @@ clock:
 """
 
 import time
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.greenroom import load_judgement, load_run, load_sampler, transient_unit
@@ -237,7 +236,7 @@ def sampled(params: dict) -> dict:
     """What the sampler of this host has written; it is ended, for nobody looks any more."""
     transient_unit.stop(load_run.unit_name(params["run_id"], "sampler"))
     try:
-        return {"samples": load_sampler.read(Path(params["folder"]) / "samples.jsonl"), "problem": ""}
+        return {"samples": load_sampler.read(load_run.samples_file(params["folder"])), "problem": ""}
     except SamplesError as error:
         return {"samples": [], "problem": f"this host was not sampled: {error}"}
 
@@ -257,8 +256,7 @@ def main() -> None:
             found = sampled(params)
             module.exit_json(changed=False, clock=time.time(), **found)
         if state == "absent":
-            for what in ("generator", "sampler"):
-                transient_unit.stop(load_run.unit_name(params["run_id"], what))
+            load_run.remove(params["run_id"], params["folder"])
             module.exit_json(changed=False)
         if state == "started":
             load_run.start(params)

@@ -23,11 +23,11 @@ from greenroom import load_judgement, load_run, load_sampler, transient_unit
 job = json.load(sys.stdin)
 def sampled():
     transient_unit.stop(load_run.unit_name(job["run_id"], "sampler"))
-    return {"samples": load_sampler.read(job["folder"] + "-samples/samples.jsonl"), "clock": job["clock"], "problem": ""}
+    return {"samples": load_sampler.read(load_run.samples_file(job["folder"])), "clock": job["clock"], "problem": ""}
 def sample():
-    load_run.start_sampler(job["run_id"], job["folder"] + "-samples", 60, library="/greenroom-library")
+    load_run.start_sampler(job["run_id"], job["folder"], 60, library="/greenroom-library")
 steps = {"start": lambda: load_run.start(job), "wait": lambda: load_run.wait(job, 5), "judge": lambda: load_judgement.conclude(job),
-         "sample": sample, "sampled": sampled}
+         "sample": sample, "sampled": sampled, "remove": lambda: load_run.remove(job["run_id"], job["folder"])}
 print(json.dumps(steps[sys.argv[1]]()))
 """
 SETUP = """
@@ -134,6 +134,8 @@ def test_a_whole_load_test_and_nothing_of_it_is_left(host):
     assert "service.internal" not in host("cat", "/etc/hosts")
     left = host("systemctl", "list-units", "--all", "--plain", "--no-legend", "greenroom-load-*")
     assert not left.strip(), left
+    step(host, "remove", mine)
+    assert host("sh", "-c", f"ls -d {mine['folder']}* || true").split() in ([], [mine["baselines"]])
 
 
 def reason_of_invalid(host, job):

@@ -133,17 +133,32 @@ def wait(job: Mapping, patience_s: float) -> dict:
     return {"finished": not found["running"], "progress": load_samples.progress(Path(job["folder"]) / "out", job["profile"])}
 
 
+def samples_file(folder: str) -> Path:
+    """Where the sampler of a run writes: beside the run's folder, which the generator's start empties."""
+    return Path(f"{folder}-samples", "samples.jsonl")
+
+
+def remove(run_id: str, folder: str) -> None:
+    """End both units of a run and remove what it left on this host. Raises OSError."""
+    for what in ("generator", "sampler"):
+        transient_unit.stop(unit_name(run_id, what))
+    for path in (Path(folder), samples_file(folder).parent):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+
+
 def start_sampler(run_id: str, folder: str, seconds: int, *, library: str, python: str = "/usr/bin/python3") -> None:
     """Start sampling this host for `seconds`, in a unit that ends by itself. Raises LoadError."""
     unit = unit_name(run_id, "sampler")
     transient_unit.stop(unit)
-    Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    Path(folder, "samples.jsonl").unlink(missing_ok=True)
+    out = samples_file(folder)
+    out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)
     # Not hardened like foreign code: it is this library, and it reads the host's own figures.
     argv = [
         "systemd-run", "--quiet", f"--unit={unit}", f"--property=RuntimeMaxSec={seconds + 10}", "--property=Nice=-5",
         f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1", "--",
-        python, "-m", "greenroom.load_sampler", "--out", f"{folder}/samples.jsonl", "--seconds", str(seconds),
+        python, "-m", "greenroom.load_sampler", "--out", str(out), "--seconds", str(seconds),
     ]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
