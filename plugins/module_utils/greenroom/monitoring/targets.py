@@ -1,4 +1,4 @@
-"""What Prometheus scrapes and probes, from the contract and the inventory's groups: the target files, and the list a verdict needs.
+"""What Prometheus scrapes and probes, from the contract and the inventory's groups: as static targets, and the list a verdict needs.
 
 Ports are those of Debian's packages; the firewall opens them to the group `monitoring` only (`topology.firewall_rules`).
 """
@@ -11,7 +11,7 @@ from ..topology import MONITORING_PORTS, exporters_of
 
 
 def scrape_targets(service: Mapping, groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) -> dict[str, list[dict]]:
-    """{job: [{targets: [address:port], labels: {host, slot?}}]}, each list the content of a file for Prometheus' file_sd.
+    """{job: [{targets: [address:port], labels: {host, slot?}}]}, each list what Prometheus' static_configs takes.
 
     service: the normalised contract; addresses: {host: address}. Jobs without a target are not there. An exporter runs where `exporters_of`
     says, the service's own page on every app host, one target a slot.
@@ -59,7 +59,7 @@ def target_problems(expected: Mapping[str, list], active: Sequence[Mapping], liv
                 continue
             one = known.get((job, address))
             if one is None:
-                why = "Prometheus does not know it: the target files it read are others"
+                why = "Prometheus does not know it: the configuration it runs is another one"
             elif one["health"] != "up":
                 why = f"is {one['health']}: {one.get('lastError') or 'not scraped yet'}"
             elif not 0 <= now - one["lastScrape"] + 1 <= fresh_s + 1:
