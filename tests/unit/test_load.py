@@ -84,7 +84,7 @@ def test_the_warm_up_is_left_out_and_percentiles_are_those_of_raw_samples(tmp_pa
     assert (found["p50_ms"], found["p95_ms"], found["max_ms"]) == (49.0, 94.0, 99.0)
     assert found["series"][0]["p95_ms"] is None or found["series"][1]["p95_ms"] == 900.0
     assert found["generator"][0] == {
-        "pid": "1", "version": "2.47.0", "ended": True, "seconds": 10, "cpu_percent": 30.0, "lag_p95_ms": 2.0, "users": 50,
+        "pid": "1", "version": "2.47.0", "ended": True, "seconds": 10, "cpu_percent": 30.0, "lag_p95_ms": 2.0, "still_s": 0.0, "users": 50,
         "user_errors": 0,
     }  # fmt: skip
 
@@ -124,7 +124,16 @@ def test_nothing_at_all_gives_no_window(tmp_path):
 
 
 def figures(**change):
-    process = {"pid": "1", "version": "2.47.0", "ended": True, "seconds": 600, "cpu_percent": 40.0, "lag_p95_ms": 3.0, "users": 50}
+    process = {
+        "pid": "1",
+        "version": "2.47.0",
+        "ended": True,
+        "seconds": 600,
+        "cpu_percent": 40.0,
+        "lag_p95_ms": 3.0,
+        "still_s": 0.0,
+        "users": 50,
+    }
     both = [{**process, "user_errors": 0}, {**process, "pid": "2", "user_errors": 0}]
     return {
         "window": {"begin": 0, "end": 600}, "samples": 650_000, "failed": 0, "error_percent": 0.0, "rps": 1090.0,
@@ -183,6 +192,7 @@ def test_each_limit_is_seen_red(change, id, status, verdict):
         ({"outcome": {"status": None, "result": "gone"}}, "ended with gone"),
         ({"generator": {"ended": False}}, "did not live to the end"),
         ({"generator": {"seconds": 100}}, "was seen in 100 of 600 seconds"),
+        ({"generator": {"still_s": 121.0}}, "stood still for 121 of 600 seconds"),
         ({"generator": {"cpu_percent": 97.0}}, "97 % of a core"),
         ({"generator": {"lag_p95_ms": 51.0}}, "51 ms late"),
         ({"generator": {"users": 40}}, "80 of 100 users"),

@@ -39,6 +39,8 @@ def generator_problems(figures: Mapping, profile: Mapping, thresholds: Mapping, 
             found.append(f"{name} did not live to the end")
         if one["seconds"] < PRESENCE * profile["duration_s"]:
             found.append(f"{name} was seen in {one['seconds']} of {profile['duration_s']} seconds")
+        if one["still_s"] > (1 - PRESENCE) * profile["duration_s"]:
+            found.append(f"{name} stood still for {one['still_s']:g} of {profile['duration_s']} seconds")
         if one["cpu_percent"] is not None and one["cpu_percent"] > CPU_LIMIT:
             found.append(f"{name} used {one['cpu_percent']:g} % of a core, at most {CPU_LIMIT:g} % is fair")
         if one["lag_p95_ms"] is not None and one["lag_p95_ms"] > limit_ms:

@@ -17,6 +17,7 @@ from pathlib import Path
 SAMPLE = struct.Struct("<dfBH")
 SIZE_LIMIT = 1 << 30
 NAMES_SHOWN = 20
+STILL_MS = 500  # a lag above it is a process that stood still
 
 
 class SamplesError(Exception):
@@ -117,13 +118,16 @@ def figures(processes: Sequence[Mapping], profile: Mapping) -> dict:
 
 
 def generator_of(process: Mapping, begin: float, end: float) -> dict:
-    """How one sending process fared within the window: its CPU (share of a core, mean), the P95 of its event loop's lag, its seconds."""
+    """How one sending process fared within the window: its CPU (share of a core, mean), the P95 of its event loop's lag, for how
+    long it stood still, its seconds."""
     inside = [line for line in process["seconds"] if begin <= line.get("at", 0) <= end + 1]
     lags = sorted(lag for line in inside for lag in line.get("lags_ms") or [])
     return {
         "pid": process["pid"], "version": process["version"], "ended": process["ended"], "seconds": len(inside),
         "cpu_percent": round(100 * sum(line["cpu"] for line in inside) / len(inside), 1) if inside else None,
-        "lag_p95_ms": _rounded(percentile(lags, 95)), "users": max((line.get("users", 0) for line in inside), default=0),
+        "lag_p95_ms": _rounded(percentile(lags, 95)),
+        "still_s": round(sum(lag for lag in lags if lag > STILL_MS) / 1000, 1),
+        "users": max((line.get("users", 0) for line in inside), default=0),
         "user_errors": process["user_errors"],
     }  # fmt: skip
 
