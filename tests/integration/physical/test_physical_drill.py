@@ -237,7 +237,7 @@ def test_before_a_change_every_place_has_a_backup_and_a_point_after_it(site, new
     (one,) = made["evidence"]
     assert one["status"] == "pass" and one["id"] == "protect.backup.before_deploy"
     assert made["point"]["name"].startswith("deploy_7-1.0.0_") and set(made["point"]["backups"]) == {"1", "2"}
-    with pytest.raises(BackupError, match="at most 0.001 s are allowed") as caught:
+    with pytest.raises(BackupError, match=r"at most 0\.001 s are allowed") as caught:
         physical_evidence.protect(pgbackrest, (1, 2), site.dsn(), name="late", wait_s=30, max_age_s=0.001)
     assert [each["status"] for each in caught.value.result["evidence"]] == ["error"]
     bare = new_site()
