@@ -146,7 +146,7 @@ def copies(path: str | os.PathLike) -> str:
     """What a person does when the state cannot be trusted."""
     return (
         f"Nothing is guessed, and nothing changes until a person decides: the app hosts keep copies at {path}. Take the valid one with the "
-        "highest counter from the control node: ansible-playbook deploy.yml … -e run_adopt=true -e run_reason='<why>'."
+        "highest counter from the control node: ansible-playbook deploy.yml … -e run_adopt=true -e \"run_reason='<why>'\"."
     )
 
 
