@@ -157,6 +157,7 @@ def test_the_plan_says_what_happens(three):
     state = rollback.begin(three.releases, **run, reason="errors")[0]
     plan = rollback.plan_of(state, three.releases.history(), "everything")
     assert (plan["from"], plan["to"], plan["slot"], plan["warm"], plan["expected_s"]) == ("3-1.2.0", "2-1.1.0", "green", True, None)
+    assert plan["newer"] == "3-1.2.0"
     assert "the release works on it" in plan["lines"][1] and "never done" in plan["lines"][3]
 
 

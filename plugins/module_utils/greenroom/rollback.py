@@ -176,7 +176,7 @@ def begin(
 
 
 def plan_of(state: dict, history: list[dict], part: str) -> dict:
-    """What the rollback in progress is going to do: {from, to, slot, warm, part, schema, revision, revisions, expected_s, loss, lines}.
+    """What the rollback in progress is going to do: {from, to, slot, warm, part, schema, newer, revision, revisions, …, lines}.
 
     revision: what the release left the schema at when it was deployed; None if nobody recorded it."""
     job = state["in_progress"]
@@ -188,7 +188,7 @@ def plan_of(state: dict, history: list[dict], part: str) -> dict:
     plan = {
         "from": label(state, job["left"]) if job["left"] else None, "to": label(state, job["number"]), "slot": job["slot"], "warm": warm,
         "part": part, "schema": schema.get(fits, "asked of the database and the rehearsal's manifest before anything moves"),
-        "revision": known, "revisions": revisions, "expected_s": expected,
+        "newer": label(state, max(job["left"] or 0, job["number"])), "revision": known, "revisions": revisions, "expected_s": expected,
         "loss": "nothing" if fits else "decided by the way back of the database",
     }  # fmt: skip
     ready = "holds it" if warm else "is made ready first"
