@@ -280,7 +280,8 @@ def state_times(module: AnsibleModule) -> dict:
     params = module.params
     path = Path(params["run_dir"] or "") / "run.json"
     try:
-        phases = {phase["name"]: phase["seconds"] for phase in json.loads(path.read_text(encoding="utf-8"))["phases"]}
+        run = json.loads(path.read_text(encoding="utf-8"))
+        phases = {phase["name"]: phase["seconds"] for phase in run["phases"]}
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=f"{path}: the times of the phases cannot be read: {error}", evidence=[])
     budget = {name: seconds for name, seconds in params["budget"].items() if phases.get(name)}
@@ -288,9 +289,11 @@ def state_times(module: AnsibleModule) -> dict:
     late = [f"{name} took {observed[name]} s of {seconds} s" for name, seconds in budget.items() if observed[name] > float(seconds)]
     status, reason = (rec.FAIL, "; ".join(late)) if late else (rec.PASS, None)
     if not budget:
-        status, observed, reason = rec.NO_EVIDENCE, None, f"none of {', '.join(params['budget'])} has ended in this run"
+        asked = set(params["budget"]) & set(run["selected"])
+        status, observed = (rec.NO_EVIDENCE if asked else rec.NOT_APPLICABLE), None
+        reason = f"none of {', '.join(params['budget'])} " + ("has ended in this run" if asked else "is part of this run")
     result = {"changed": False, "evidence": [rec.record(params["id"], status, budget, observed, unit="s", reason=reason)]}
-    if status != rec.PASS:
+    if status not in (rec.PASS, rec.NOT_APPLICABLE):
         module.fail_json(msg=reason, **result)
     return result
 

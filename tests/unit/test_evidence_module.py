@@ -192,7 +192,8 @@ def test_gate_accepts_earlier_phases(call, run_dir):
 
 
 def times(call, tmp_path, phases, **budget):
-    (tmp_path / "run.json").write_text(json.dumps({"phases": [{"name": name, "seconds": seconds} for name, seconds in phases.items()]}))
+    told = [{"name": name, "seconds": seconds} for name, seconds in phases.items()]
+    (tmp_path / "run.json").write_text(json.dumps({"phases": told, "selected": list(phases)}))
     return call(state="times", id="release.time_budget", run_dir=str(tmp_path), budget=budget)
 
 
@@ -203,6 +204,8 @@ def test_times(call, tmp_path):
     assert late["failed"] and late["msg"] == "prepare took 12.0 s of 10 s"
     none = times(call, tmp_path, {"prepare": 0.0}, prepare=10)
     assert none["failed"] and none["evidence"][0]["status"] == "no_evidence"
+    other = times(call, tmp_path, {"verify": 12.0}, prepare=10)
+    assert not other.get("failed") and other["evidence"][0]["status"] == "not_applicable"
     (tmp_path / "run.json").unlink()
     assert "cannot be read" in call(state="times", id="x", run_dir=str(tmp_path), budget={"prepare": 1})["msg"]
 
