@@ -8,7 +8,7 @@ from ansible.module_utils.greenroom.catalogue import not_applicable
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "catalogue" / "any.yml", ROOT / "examples" / "lark-service" / "catalogue.yml"]
-BUILT_PHASES = {"prepare", "release", "database", "configure", "verify", "protect", "restore"}
+BUILT_PHASES = {"prepare", "release", "database", "configure", "verify", "protect", "restore", "observe"}
 
 GOOD = "- {id: a.b, phase: prepare, title: A, threshold: null, source: [001 L1], kind: auto, system: any}\n"
 
